@@ -1,0 +1,1 @@
+"""The library of MagicVideo: configuration, storage, manifests, media, models, stages; usable without Prefect or Ray."""
