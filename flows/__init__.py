@@ -1,0 +1,1 @@
+"""Order and policy: the Prefect flows and the command line."""

@@ -1,0 +1,85 @@
+"""The exception tree of the project, branching by what the caller can do about an error.
+
+MagicVideoError
+├── InputError                  mend the input; the command line answers exit code 2 and one sentence
+│   ├── PromptError             a prompt file or one of its rows
+│   ├── ConfigError             a preset, a configuration file or an override
+│   ├── WeightsError            weights that are missing, incomplete or do not fit
+│   └── RunError                a run directory: unwritable, not a run, or of another configuration
+├── TransientError              the same call may succeed when it is tried again
+│   └── StorageUnavailableError storage still failing after the bounded retries
+├── ClipError                   the clip's own fault: retry a few times, then quarantine it
+│   ├── GateError               a stage's output that the next stage should not be paid for
+│   ├── MediaError              bytes that do not decode, or frames that cannot be encoded
+│   └── NonFiniteError          NaN or infinity in latents or frames
+└── ActorError                  replace the actor
+    ├── ActorDiedError          the process is gone
+    ├── ClipTimeoutError        a clip took longer than the pool allows
+    └── PoolExhaustedError      work is waiting and no live actor is left
+
+Every class takes the message as its positional arguments, so that errors survive pickling between processes.
+"""
+
+
+class MagicVideoError(Exception):
+    """Base of every error that the project raises on purpose."""
+
+
+class InputError(MagicVideoError):
+    """The input or configuration is wrong; the message is one sentence that says what to change."""
+
+
+class PromptError(InputError):
+    """A prompt file cannot be used; names the file, row, column and value."""
+
+
+class ConfigError(InputError):
+    """A preset, configuration file or override cannot be used; names the key, the value and what is allowed."""
+
+
+class WeightsError(InputError):
+    """Weights are missing, incomplete or do not fit the architecture."""
+
+
+class RunError(InputError):
+    """A run directory is unwritable, is not a run, or belongs to another configuration."""
+
+
+class TransientError(MagicVideoError):
+    """The same call may succeed when it is tried again."""
+
+
+class StorageUnavailableError(TransientError):
+    """Storage still failed after the bounded retries."""
+
+
+class ClipError(MagicVideoError):
+    """A clip failed for a reason of its own."""
+
+
+class GateError(ClipError):
+    """A stage's output does not satisfy the stage's gate."""
+
+
+class MediaError(ClipError):
+    """Bytes that do not decode as an image or a video, or frames that cannot be encoded."""
+
+
+class NonFiniteError(ClipError):
+    """NaN or infinity in latents or frames."""
+
+
+class ActorError(MagicVideoError):
+    """A stage actor has to be replaced."""
+
+
+class ActorDiedError(ActorError):
+    """The process of a stage actor is gone."""
+
+
+class ClipTimeoutError(ActorError):
+    """A clip took longer than `pool.clip_timeout_s`."""
+
+
+class PoolExhaustedError(ActorError):
+    """Work is waiting and the pool has no live actor left to do it."""

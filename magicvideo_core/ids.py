@@ -1,0 +1,74 @@
+"""Identity and randomness: ids, seeds and recipe hashes, all of them pure functions of what defines them."""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+STAGES = ("t2i", "i2v", "v2v", "vfi")
+
+_ID_HEX_DIGITS = 16
+_SEED_BOUND = 2**31
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise `value` so that equal values give equal text: sorted keys, no spaces, plain UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def short_hash(value: Any) -> str:
+    """Return 16 hex digits of the sha256 of a JSON-serialisable value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:_ID_HEX_DIGITS]
+
+
+def clip_id(
+    *,
+    prompt: str,
+    negative_prompt: str,
+    seed: int,
+    image: str | None,
+    video: str | None,
+    source_id: str | None,
+    replica: int,
+) -> str:
+    """Return the 16 hex digits that name a clip: a hash of what defines it, never of its position."""
+    return short_hash(
+        {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "seed": seed,
+            "image": image,
+            "video": video,
+            "source_id": source_id,
+            "replica": replica,
+        }
+    )
+
+
+def default_seed(prompt: str, replica: int, base_seed: int) -> int:
+    """Return the seed in [0, 2**31) of a prompt that names none."""
+    return _hash_int(["default_seed", prompt, replica, base_seed]) % _SEED_BOUND
+
+
+def stage_seed(clip_seed: int, stage: str) -> int:
+    """Return the seed in [0, 2**63) of the CPU generator that a stage uses for a clip."""
+    return int.from_bytes(hashlib.sha256(f"{clip_seed}/{stage}".encode()).digest()[:8], "big") >> 1
+
+
+def recipe_hash(stage_settings: Mapping[str, Any], weights_digest: str, upstream: str) -> str:
+    """Return 16 hex digits over everything that decides a stage's output for a given clip.
+
+    `upstream` is the recipe hash of the stage before ("" for the first), so that hashes chain.
+    """
+    return short_hash({"settings": dict(stage_settings), "weights": weights_digest, "upstream": upstream})
+
+
+def new_run_id() -> str:
+    """Return a run id that sorts by time of creation (UTC) and differs between simultaneous runs."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _hash_int(value: Any) -> int:
+    return int.from_bytes(hashlib.sha256(canonical_json(value).encode()).digest()[:8], "big")
