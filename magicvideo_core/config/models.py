@@ -1,0 +1,162 @@
+"""The configuration of a run: frozen, typed models that refuse unknown keys."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from magicvideo_core.ids import STAGES, short_hash
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+X264Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+PixelCount = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
+WeightsReference = Annotated[str, Field(min_length=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class PoolConfig(_Frozen):
+    """The Ray actors of one stage: how many, what each takes, and where its patience ends."""
+
+    min_actors: int = Field(default=1, ge=1)
+    max_actors: int = Field(default=1, ge=1)
+    num_gpus: float = Field(default=0.0, ge=0.0)
+    num_cpus: float = Field(default=1.0, ge=0.0)
+    batch_size: int = Field(default=1, ge=1)
+    resources: dict[str, float] = Field(default_factory=dict)
+    max_clip_attempts: int = Field(default=3, ge=1)
+    max_actor_deaths: int = Field(default=4, ge=1)
+    clip_timeout_s: float = Field(default=600.0, gt=0.0)
+    recycle_after_clips: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "PoolConfig":
+        if self.min_actors > self.max_actors:
+            raise ValueError(f"min_actors = {self.min_actors} must not exceed max_actors = {self.max_actors}")
+        # Clips must be given up before actors are: the first bound finds poison clips, the second bad machines.
+        if self.max_clip_attempts >= self.max_actor_deaths:
+            raise ValueError(
+                f"max_clip_attempts = {self.max_clip_attempts} must be below max_actor_deaths = {self.max_actor_deaths}"
+            )
+        # Ray places fractions reliably only when they are exact shares of one GPU.
+        if self.num_gpus and not _is_share_or_whole(self.num_gpus):
+            raise ValueError(f"num_gpus = {self.num_gpus} must be a whole number or an exact share 1/n of one GPU")
+        return self
+
+
+class GateConfig(_Frozen):
+    """What a stage's output must satisfy before the next stage is paid for."""
+
+    finite: bool = True
+    num_frames: bool = True
+    size: bool = True
+    not_black: bool = False
+    not_frozen: bool = False
+
+
+class FakeConfig(_Frozen):
+    """How the `fake` backend behaves: the time it takes, and the clips (by a word of their prompt) that go wrong."""
+
+    sleep_s: float = Field(default=0.0, ge=0.0)
+    load_sleep_s: float = Field(default=0.0, ge=0.0)
+    fault: Literal["none", "raise", "clip_error", "black", "exit", "kill", "hang"] = "none"
+    fault_word: str = ""
+
+
+class _StageConfig(_Frozen):
+    weights: WeightsReference
+    revision: str = ""
+    dtype: Dtype = "float32"
+    pool: PoolConfig = Field(default_factory=PoolConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+    fake: FakeConfig = Field(default_factory=FakeConfig)
+
+
+class T2IConfig(_StageConfig):
+    """Text to one reference image."""
+
+    backend: Literal["diffusers", "fake"] = "diffusers"
+    height: PixelCount
+    width: PixelCount
+    num_inference_steps: int = Field(ge=1, le=1000)
+    guidance_scale: float = Field(ge=0.0)
+
+
+class I2VConfig(_StageConfig):
+    """Reference image and text to keyframes; each component is a weights reference of its own."""
+
+    backend: Literal["diffusers", "fake"] = "diffusers"
+    motion_adapter: WeightsReference
+    controlnet: WeightsReference
+    ip_adapter: WeightsReference
+    image_encoder: WeightsReference
+    height: PixelCount
+    width: PixelCount
+    num_frames: int = Field(ge=1, le=256)
+    num_inference_steps: int = Field(ge=1, le=1000)
+    guidance_scale: float = Field(ge=0.0)
+    ip_adapter_scale: float = Field(ge=0.0)
+    controlnet_conditioning_scale: float = Field(ge=0.0)
+    noise_prior_timestep: int = Field(ge=0, le=999)
+    noise_prior_decay: float = Field(ge=0.0, le=1.0)
+    decode_chunk_size: int = Field(ge=1)
+
+
+class V2VConfig(I2VConfig):
+    """Keyframes to refined frames: the fields of I2V, and how far back toward noise the keyframes go."""
+
+    strength: float = Field(gt=0.0, le=1.0)
+
+
+class VFIConfig(_StageConfig):
+    """Refined frames to the finished video: `(num_frames - 1) * interp_factor + 1` frames."""
+
+    backend: Literal["edsc", "fake"] = "edsc"
+    interp_factor: int = Field(default=3, ge=1, le=16)
+    fps: float = Field(default=24.0, gt=0.0, le=240.0)
+    crf: int = Field(default=14, ge=0, le=51)
+    x264_preset: X264Preset = "medium"
+
+
+StageConfig = T2IConfig | I2VConfig | V2VConfig | VFIConfig
+
+
+class RunConfig(_Frozen):
+    """Everything that a run needs to know, resolved; stored in `run.json` and compared when a run is continued."""
+
+    preset: str
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    shard_size: int = Field(default=8, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    stages: tuple[str, ...] = STAGES
+    t2i: T2IConfig
+    i2v: I2VConfig
+    v2v: V2VConfig
+    vfi: VFIConfig
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _split_stages(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("stages")
+    @classmethod
+    def _check_stages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        start = STAGES.index(value[0]) if value and value[0] in STAGES else 0
+        if not value or value != STAGES[start : start + len(value)]:
+            raise ValueError(f"stages must be neighbours in the order {', '.join(STAGES)}")
+        return value
+
+    def stage(self, name: str) -> StageConfig:
+        """Return the configuration of one stage; `name` is one of `ids.STAGES`."""
+        stage: StageConfig = {"t2i": self.t2i, "i2v": self.i2v, "v2v": self.v2v, "vfi": self.vfi}[name]
+        return stage
+
+    def hash(self) -> str:
+        """Return 16 hex digits over every key and value."""
+        return short_hash(self.model_dump(mode="json"))
+
+
+def _is_share_or_whole(num_gpus: float) -> bool:
+    return num_gpus == int(num_gpus) if num_gpus >= 1 else abs(1 / num_gpus - round(1 / num_gpus)) < 1e-3

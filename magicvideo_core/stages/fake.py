@@ -1,0 +1,83 @@
+"""The fake backend of every stage: valid, deterministic frames after a set time, and faults on demand."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from magicvideo_core.config.models import I2VConfig, RunConfig, T2IConfig, VFIConfig
+from magicvideo_core.errors import GateError
+from magicvideo_core.ids import stage_seed
+from magicvideo_core.stages.base import Frames, Outcome, StageItem, keyframe_fps
+
+
+class FakeStage:
+    """Stands in for a stage where weights, time or a GPU are missing: tests, and trying out a cluster."""
+
+    def __init__(self, name: str, config: RunConfig) -> None:
+        self._name = name
+        self._config = config
+        self._fake = config.stage(name).fake
+
+    def load(self, device: str) -> None:
+        """Take `fake.load_sleep_s`."""
+        time.sleep(self._fake.load_sleep_s)
+
+    def process(self, batch: Sequence[StageItem]) -> list[Outcome]:
+        """Return a square on a plain background per clip, both drawn from the clip's seed, moving a little."""
+        return [self._process_one(item) for item in batch]
+
+    def close(self) -> None:
+        """Hold nothing, give nothing back."""
+
+    def _process_one(self, item: StageItem) -> Outcome:
+        time.sleep(self._fake.sleep_s)
+        fps = self._config.vfi.fps if self._name == "vfi" else keyframe_fps(self._config)
+        frames = self._frames(item)
+        if self._fake.fault != "none" and self._fake.fault_word in item.clip.prompt:
+            if self._fake.fault == "clip_error":
+                return Outcome(item.clip.clip_id, None, fps, GateError(f"fault asked for clip {item.clip.clip_id}"))
+            if self._fake.fault == "black":
+                frames = np.zeros_like(frames)
+            self._break_down(item)
+        return Outcome(item.clip.clip_id, frames, fps)
+
+    def _break_down(self, item: StageItem) -> None:
+        match self._fake.fault:
+            case "raise":
+                raise RuntimeError(f"fault asked for clip {item.clip.clip_id}")
+            case "exit":
+                sys.exit(1)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                threading.Event().wait()
+
+    def _frames(self, item: StageItem) -> Frames:
+        stage = self._config.stage(self._name)
+        if isinstance(stage, VFIConfig):
+            assert item.frames_THWC_u8 is not None, "vfi needs the frames of the stage before it"
+            num_frames = (len(item.frames_THWC_u8) - 1) * stage.interp_factor + 1
+            # Nearest frame: keyframe k stays frame k * interp_factor.
+            nearest = np.round(np.arange(num_frames) / stage.interp_factor).astype(int)
+            return item.frames_THWC_u8[nearest]
+        assert isinstance(stage, T2IConfig | I2VConfig)
+        num_frames = stage.num_frames if isinstance(stage, I2VConfig) else 1
+        return _moving_square(stage_seed(item.clip.seed, "fake"), num_frames, stage.height, stage.width)
+
+
+def _moving_square(seed: int, num_frames: int, height: int, width: int) -> Frames:
+    """Return THWC uint8 frames that differ between seeds and between neighbouring frames."""
+    generator = np.random.default_rng(seed)
+    background, colour = generator.integers(32, 224, size=(2, 3), dtype=np.uint8)
+    frames = np.empty((num_frames, height, width, 3), dtype=np.uint8)
+    frames[:] = background
+    side = max(height // 4, 1)
+    for index in range(num_frames):
+        left = (width - side) * index // max(num_frames - 1, 1)
+        frames[index, (height - side) // 2 : (height + side) // 2, left : left + side] = colour
+    return frames
