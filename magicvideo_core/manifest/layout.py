@@ -1,0 +1,67 @@
+"""The keys of a run's objects, relative to the run's URI; the only place that spells them."""
+
+import re
+
+from magicvideo_core.errors import InputError
+
+MANIFESTS = "manifests"
+_ATTEMPT = re.compile(r"shard-(\d{5,})\.attempt-(\d{3,})\.parquet$")
+_PLAN = re.compile(r"^plan/shard-(\d{5,})\.parquet$")
+# What may stand in a run id: it becomes one folder on any storage.
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_run_id(run_id: str) -> str:
+    """Return `run_id`, or raise InputError where it cannot name a folder on every storage."""
+    if not _RUN_ID.fullmatch(run_id):
+        raise InputError(
+            f"Run id {run_id!r} is not allowed: use up to 100 letters, digits, dots, dashes and underscores."
+        )
+    return run_id
+
+
+def run_json_key() -> str:
+    """Return the key of the run record."""
+    return "run.json"
+
+
+def report_key() -> str:
+    """Return the key of the report's page."""
+    return "report/index.html"
+
+
+def plan_key(shard_id: int) -> str:
+    """Return the key of one shard's plan."""
+    return f"plan/shard-{shard_id:05d}.parquet"
+
+
+def artifact_key(stage: str, clip_id: str, sha256: str, suffix: str) -> str:
+    """Return the key of an artifact; the hash in it keeps different bytes under different keys."""
+    return f"artifacts/{stage}/{clip_id}.{sha256[:16]}{suffix}"
+
+
+def journal_prefix(stage: str, shard_id: int) -> str:
+    """Return the folder of one stage's records of one shard."""
+    return f"journal/{stage}/shard-{shard_id:05d}"
+
+
+def journal_key(stage: str, shard_id: int, attempt: int, clip_id: str) -> str:
+    """Return the key of one journal record."""
+    return f"{journal_prefix(stage, shard_id)}/attempt-{attempt:03d}/{clip_id}.json"
+
+
+def manifest_key(stage: str, shard_id: int, attempt: int) -> str:
+    """Return the key of one manifest."""
+    return f"{MANIFESTS}/{stage}/shard-{shard_id:05d}.attempt-{attempt:03d}.parquet"
+
+
+def parse_manifest_key(key: str) -> tuple[int, int] | None:
+    """Return (shard_id, attempt) of a manifest's key, None of another object's."""
+    match = _ATTEMPT.search(key)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def parse_plan_key(key: str) -> int | None:
+    """Return the shard id of a plan's key, None of another object's."""
+    match = _PLAN.search(key)
+    return int(match[1]) if match else None

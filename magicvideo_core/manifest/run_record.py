@@ -1,0 +1,104 @@
+"""`run.json`: what a run was asked to do, written once before any work and compared when it is continued."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from magicvideo_core.config.models import RunConfig
+from magicvideo_core.errors import RunError
+from magicvideo_core.ids import short_hash
+from magicvideo_core.manifest.layout import run_json_key
+from magicvideo_core.manifest.schema import SCHEMA_VERSION
+from magicvideo_core.prompts import Clip
+from magicvideo_core.storage import Storage
+
+_PACKAGES = ("magicvideo", "torch", "diffusers", "transformers", "prefect", "ray", "av", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """The content of `run.json`; `clips_hash` is over the set of clips, whatever their order or shards."""
+
+    run_id: str
+    config: RunConfig
+    config_hash: str
+    recipe_hashes: dict[str, str]
+    prompts_source: str
+    clips_hash: str
+    num_clips: int
+    num_shards: int
+    created_at: str
+    versions: dict[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+
+def new_run_record(
+    run_id: str,
+    config: RunConfig,
+    recipe_hashes: dict[str, str],
+    prompts_source: str,
+    shards: Sequence[Sequence[Clip]],
+) -> RunRecord:
+    """Return the record of a run about to start, stamped with the time and the versions of this process."""
+    clips = [clip for shard in shards for clip in shard]
+    return RunRecord(
+        run_id=run_id,
+        config=config,
+        config_hash=config.hash(),
+        recipe_hashes=dict(recipe_hashes),
+        prompts_source=_without_secrets(prompts_source),
+        clips_hash=clips_hash(clips),
+        num_clips=len(clips),
+        num_shards=len(shards),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=_versions(),
+    )
+
+
+def clips_hash(clips: Sequence[Clip]) -> str:
+    """Return 16 hex digits over the set of clip ids."""
+    return short_hash(sorted(clip.clip_id for clip in clips))
+
+
+def write_run_json(storage: Storage, record: RunRecord) -> None:
+    """Write the run record."""
+    names = [name for name in RunRecord.__slots__ if name != "config"]
+    values = {name: getattr(record, name) for name in names} | {"config": record.config.model_dump(mode="json")}
+    storage.write(run_json_key(), (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_run_json(storage: Storage) -> RunRecord:
+    """Return the run record. Raises RunError in one sentence where the place holds no readable run."""
+    uri = storage.join(run_json_key())
+    try:
+        values: dict[str, Any] = json.loads(storage.read(run_json_key()))
+        values["config"] = RunConfig.model_validate(values["config"])
+        return RunRecord(**values)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"There is no run at {storage.uri}: {uri} does not exist.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"The run record {uri} is not readable by this version: {reason}.") from None
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _without_secrets(uri: str) -> str:
+    """Drop what may carry credentials from a URL: user, password and query."""
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
