@@ -1,0 +1,135 @@
+"""Frames to bytes and back: H.264 for people, FFV1 and PNG where no bit may change (PyAV and Pillow).
+
+Frames are uint8 RGB in [0, 255], laid out THWC (videos) or HWC (images). Equal frames give equal bytes: one thread
+and no time or version stamps. H.264 is yuv420p without colour tags, written and read with the BT.601 matrix and limited
+range that players assume for such files.
+"""
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from PIL import Image
+
+from magicvideo_core.errors import MediaError
+
+DEFAULT_CRF = 14
+_BITEXACT = {"fflags": "+bitexact"}
+# swscale's default shortcuts truncate chroma: they cost up to 3 levels of a flat colour, where these stay within 1.
+_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+# Colours of small moving objects drift without these: chroma gets more bits, and frames that others are predicted
+# from get no more than the rest.
+_X264_PARAMS = "chroma-qp-offset=-6:mbtree=0"
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedVideo:
+    """A video's frames (uint8 RGB THWC) and its rate."""
+
+    frames_THWC_u8: npt.NDArray[np.uint8]
+    fps: float
+
+
+def encode_mp4(
+    frames_THWC_u8: npt.NDArray[np.uint8], fps: float, *, crf: int = DEFAULT_CRF, preset: str = "medium"
+) -> bytes:
+    """Return an H.264 mp4; `crf` 0..51 (lower is better), height and width even. Raises MediaError."""
+    _check_frames(frames_THWC_u8)
+    height, width = frames_THWC_u8.shape[1:3]
+    if height % 2 or width % 2:
+        raise MediaError(f"H.264 in yuv420p needs even sizes, not {width}x{height}")
+    options = {"crf": str(crf), "preset": preset, "x264-params": _X264_PARAMS}
+    return _encode(frames_THWC_u8, fps, "mp4", "libx264", "yuv420p", options)
+
+
+def encode_lossless(frames_THWC_u8: npt.NDArray[np.uint8], fps: float) -> bytes:
+    """Return an FFV1 Matroska file that decodes to exactly these frames. Raises MediaError."""
+    _check_frames(frames_THWC_u8)
+    options = {"level": "3", "coder": "1", "context": "0", "slices": "4", "slicecrc": "1"}
+    return _encode(frames_THWC_u8, fps, "matroska", "ffv1", "bgr0", options)
+
+
+def decode_video(data: bytes) -> DecodedVideo:
+    """Return all frames of the first video stream. Raises MediaError where there is none or it does not decode."""
+    try:
+        with av.open(io.BytesIO(data)) as container:
+            if not container.streams.video:
+                raise MediaError(f"the {len(data)} bytes hold no video stream")
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or 0)
+            reformatter = VideoReformatter()
+            frames = [_to_rgb(reformatter, frame) for frame in container.decode(stream)]
+    except av.FFmpegError as error:
+        raise MediaError(f"the {len(data)} bytes do not decode as a video: {error.strerror}") from None
+    if not frames:
+        raise MediaError(f"the video of {len(data)} bytes holds no frame")
+    return DecodedVideo(np.stack(frames), fps)
+
+
+def encode_png(frame_HWC_u8: npt.NDArray[np.uint8]) -> bytes:
+    """Return a PNG of one frame."""
+    _check_frames(frame_HWC_u8[None])
+    buffer = io.BytesIO()
+    Image.fromarray(frame_HWC_u8).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
+    """Return an image of any format that Pillow reads as uint8 RGB HWC. Raises MediaError."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"the {len(data)} bytes do not decode as an image: {error}") from None
+
+
+def _check_frames(frames: npt.NDArray[np.uint8]) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise MediaError(f"frames must be uint8 of shape (T, H, W, 3), not {frames.dtype} of {frames.shape}")
+
+
+def _encode(
+    frames: npt.NDArray[np.uint8],
+    fps: float,
+    container_format: str,
+    codec: str,
+    pixel_format: str,
+    codec_options: dict[str, str],
+) -> bytes:
+    buffer = io.BytesIO()
+    rate = Fraction(fps).limit_denominator(1001)
+    with av.open(buffer, "w", format=container_format, options=_BITEXACT) as container:
+        stream = container.add_stream(codec, rate=rate, options={"flags": "+bitexact", **codec_options})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixel_format
+        # More threads change the bytes, and the cores belong to the stages.
+        stream.codec_context.thread_count = 1
+        reformatter = VideoReformatter()
+        for index, frame in enumerate(frames):
+            picture = _from_rgb(reformatter, np.ascontiguousarray(frame), pixel_format)
+            picture.pts, picture.time_base = index, 1 / rate
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _from_rgb(reformatter: VideoReformatter, frame: npt.NDArray[np.uint8], pixel_format: str) -> av.VideoFrame:
+    picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+    if pixel_format != "yuv420p":
+        return reformatter.reformat(picture, format=pixel_format)
+    return reformatter.reformat(
+        picture,
+        format=pixel_format,
+        dst_colorspace=Colorspace.ITU601,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=_SCALING,
+    )
+
+
+def _to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    rgb = reformatter.reformat(frame, format="rgb24", interpolation=_SCALING).to_ndarray()
+    return rgb.astype(np.uint8, copy=False)
