@@ -56,7 +56,7 @@ def encode_lossless(frames_THWC_u8: npt.NDArray[np.uint8], fps: float) -> bytes:
 def decode_video(data: bytes) -> DecodedVideo:
     """Return all frames of the first video stream. Raises MediaError where there is none or it does not decode."""
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             if not container.streams.video:
                 raise MediaError(f"the {len(data)} bytes hold no video stream")
             stream = container.streams.video[0]
@@ -104,6 +104,7 @@ def _encode(
     rate = Fraction(fps).limit_denominator(1001)
     with av.open(buffer, "w", format=container_format, options=_BITEXACT) as container:
         stream = container.add_stream(codec, rate=rate, options={"flags": "+bitexact", **codec_options})
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixel_format
         # More threads change the bytes, and the cores belong to the stages.

@@ -150,8 +150,8 @@ class RunConfig(_Frozen):
 
     def stage(self, name: str) -> StageConfig:
         """Return the configuration of one stage; `name` is one of `ids.STAGES`."""
-        stage: StageConfig = {"t2i": self.t2i, "i2v": self.i2v, "v2v": self.v2v, "vfi": self.vfi}[name]
-        return stage
+        stages: dict[str, StageConfig] = {"t2i": self.t2i, "i2v": self.i2v, "v2v": self.v2v, "vfi": self.vfi}
+        return stages[name]
 
     def hash(self) -> str:
         """Return 16 hex digits over every key and value."""

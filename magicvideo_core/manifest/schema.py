@@ -7,59 +7,55 @@ from typing import Any, Literal
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
-_METADATA = {b"magicvideo.schema_version": str(SCHEMA_VERSION).encode()}
+_METADATA: dict[bytes | str, bytes | str] = {b"magicvideo.schema_version": str(SCHEMA_VERSION).encode()}
 
 Status = Literal["succeeded", "failed", "quarantined", "skipped"]
 STATUSES: tuple[Status, ...] = ("succeeded", "failed", "quarantined", "skipped")
 
 # The first 23 columns are the contract, in its order; what follows is added and may grow.
-MANIFEST_SCHEMA = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("clip_id", pa.string()),
-        ("shard_id", pa.int32()),
-        ("stage", pa.string()),
-        ("attempt", pa.int32()),
-        ("status", pa.string()),
-        ("prompt", pa.string()),
-        ("seed", pa.int64()),
-        ("artifact_uri", pa.string()),
-        ("sha256", pa.string()),
-        ("size_bytes", pa.int64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("num_frames", pa.int32()),
-        ("fps", pa.float64()),
-        ("recipe_hash", pa.string()),
-        ("error_type", pa.string()),
-        ("error_message", pa.string()),
-        ("started_at", pa.timestamp("us", tz="UTC")),
-        ("duration_s", pa.float64()),
-        ("gpu_s", pa.float64()),
-        ("device", pa.string()),
-        ("actor_id", pa.string()),
-        ("error_traceback", pa.string()),
-        ("negative_prompt", pa.string()),
-        ("source_id", pa.string()),
-        ("extra", pa.string()),
-    ],
-    metadata=_METADATA,
-)
+_MANIFEST_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("run_id", pa.string()),
+    ("clip_id", pa.string()),
+    ("shard_id", pa.int32()),
+    ("stage", pa.string()),
+    ("attempt", pa.int32()),
+    ("status", pa.string()),
+    ("prompt", pa.string()),
+    ("seed", pa.int64()),
+    ("artifact_uri", pa.string()),
+    ("sha256", pa.string()),
+    ("size_bytes", pa.int64()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("num_frames", pa.int32()),
+    ("fps", pa.float64()),
+    ("recipe_hash", pa.string()),
+    ("error_type", pa.string()),
+    ("error_message", pa.string()),
+    ("started_at", pa.timestamp("us", tz="UTC")),
+    ("duration_s", pa.float64()),
+    ("gpu_s", pa.float64()),
+    ("device", pa.string()),
+    ("actor_id", pa.string()),
+    ("error_traceback", pa.string()),
+    ("negative_prompt", pa.string()),
+    ("source_id", pa.string()),
+    ("extra", pa.string()),
+]
+MANIFEST_SCHEMA = pa.schema(_MANIFEST_COLUMNS, metadata=_METADATA)
 
-PLAN_SCHEMA = pa.schema(
-    [
-        ("shard_id", pa.int32()),
-        ("clip_id", pa.string()),
-        ("prompt", pa.string()),
-        ("negative_prompt", pa.string()),
-        ("seed", pa.int64()),
-        ("image", pa.string()),
-        ("video", pa.string()),
-        ("source_id", pa.string()),
-        ("extra", pa.string()),
-    ],
-    metadata=_METADATA,
-)
+_PLAN_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("shard_id", pa.int32()),
+    ("clip_id", pa.string()),
+    ("prompt", pa.string()),
+    ("negative_prompt", pa.string()),
+    ("seed", pa.int64()),
+    ("image", pa.string()),
+    ("video", pa.string()),
+    ("source_id", pa.string()),
+    ("extra", pa.string()),
+]
+PLAN_SCHEMA = pa.schema(_PLAN_COLUMNS, metadata=_METADATA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,3 +49,12 @@ def recipe_hashes(config: RunConfig) -> dict[str, str]:
         upstream = recipe_hash(settings, weights_digest(name, config), upstream)
         hashes[name] = upstream
     return hashes
+
+
+def resolve_device(device: str) -> str:
+    """Return the device that a setting stands for: `auto` is `cuda` where this process sees a GPU, else `cpu`."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
