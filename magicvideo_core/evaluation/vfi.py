@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from magicvideo_core.models.interpolator import Interpolator
 from magicvideo_core.moving_shapes.renderer import render
 from magicvideo_core.moving_shapes.world import MOTIONS, sample_scene
+from magicvideo_core.stages.vfi import interpolate_pair
 
 SIZE_PX = 128
 KEYFRAMES = 16
@@ -34,6 +36,11 @@ class MotionScore:
     blend_psnr_db: float
 
 
+def pair_interpolator(model: Interpolator) -> InterpolatePair:
+    """The model as a function of two frames and times."""
+    return lambda first, second, times: np.stack(list(interpolate_pair(model, first, second, times)))
+
+
 def blend_pair(first: np.ndarray, second: np.ndarray, times: tuple[float, ...]) -> np.ndarray:
     """Linear blending, the baseline."""
     a, b = first.astype(np.float32), second.astype(np.float32)
@@ -48,7 +55,10 @@ def moving_psnr_db(predicted: np.ndarray, truth: np.ndarray, moving_HW: np.ndarr
 
 
 def evaluate_vfi(interpolate: InterpolatePair, *, sequences_per_kind: int = 8, seed: int = 1) -> list[MotionScore]:
-    """Scores by motion (one-object scenes, trained triples), over two-object scenes, and over held-out triples."""
+    """Scores by motion (one-object scenes, trained triples), over two-object scenes, and over held-out triples.
+
+    The same seed gives the same sequences.
+    """
     rng = random.Random(f"vfi-evaluation/{seed}")
     scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
     kinds = [*(motion for motion in MOTIONS if motion != "standing still"), "two objects", "held out"]
