@@ -98,9 +98,10 @@ class SideHead(nn.Module):
         """The centre tap alone, half a mask, no motion: the untrained network averages the two frames."""
         with torch.no_grad():
             self.out.weight.mul_(0.1)
-            self.out.bias.zero_()
-            self.out.bias[self.num_taps // 2] = 1.0
-            self.out.bias[self.num_taps + self.num_taps // 2] = 1.0
+            bias = torch.zeros(sum(self.split))
+            bias[self.num_taps // 2] = 1.0
+            bias[self.num_taps + self.num_taps // 2] = 1.0
+            self.out.bias = nn.Parameter(bias)
 
     def prepare(self, features_BCHW: torch.Tensor) -> torch.Tensor:
         """The part that does not depend on time."""
@@ -137,10 +138,11 @@ class Interpolator(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = Trunk(config.widths)
-        self.heads = nn.ModuleList(SideHead(config.widths[0], config.head_channels, config.num_taps) for _ in range(2))
+        self.first_head = SideHead(config.widths[0], config.head_channels, config.num_taps)
+        self.second_head = SideHead(config.widths[0], config.head_channels, config.num_taps)
         self.bias = nn.Conv2d(config.widths[0], 3, 3, padding=1)
-        nn.init.zeros_(self.bias.weight)
-        nn.init.zeros_(self.bias.bias)
+        for parameter in self.bias.parameters():
+            nn.init.zeros_(parameter)
         taps = config.num_taps**2
         self.register_buffer("centre_tap", F.one_hot(torch.tensor(taps // 2), taps).float(), persistent=False)
 
@@ -161,16 +163,16 @@ class Interpolator(nn.Module):
         return PairFeatures(
             first_BCHW,
             second_BCHW,
-            self.heads[0].prepare(features),
-            self.heads[1].prepare(features),
+            self.first_head.prepare(features),
+            self.second_head.prepare(features),
             bias[:, :, :height, :width],
         )
 
     def synthesize(self, features: PairFeatures, interp_time_B: torch.Tensor) -> torch.Tensor:
         """The frame at time t of each pair: float32 BCHW."""
         size = (features.first_BCHW.shape[-2], features.first_BCHW.shape[-1])
-        first = self.heads[0](features.prepared_first_BCHW, interp_time_B, size)
-        second = self.heads[1](features.prepared_second_BCHW, 1 - interp_time_B, size)
+        first = self.first_head(features.prepared_first_BCHW, interp_time_B, size)
+        second = self.second_head(features.prepared_second_BCHW, 1 - interp_time_B, size)
         first_weights, second_weights = first.weights_BNHW(), second.weights_BNHW()
         # The operator does not normalise; what the two sides lack to a sum of 1 goes to the centre taps, so that a flat
         # region keeps its colour exactly instead of to the precision of learnt kernels.

@@ -42,7 +42,7 @@ def test_untrained_it_averages_and_training_moves_every_parameter(model: Interpo
 
 def test_flat_regions_keep_their_colour_whatever_the_kernels(model: Interpolator) -> None:
     with torch.no_grad():
-        for head in model.heads:
+        for head in (model.first_head, model.second_head):
             head.out.weight.normal_()
     flat = torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
     out = model(flat, flat, torch.tensor([[0.4]]))[:, 0]
