@@ -13,7 +13,7 @@ from magicvideo_core.config import RunConfig
 from magicvideo_core.errors import InputError, MediaError, StorageUnavailableError
 from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png
 from magicvideo_core.stages.base import Frames, keyframe_fps
-from magicvideo_core.storage import Storage, expand_uri, is_local, local_path, read_uri
+from magicvideo_core.storage import Storage, check_writable, expand_uri, is_local, local_path, read_uri
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_FACTOR = 16
@@ -36,26 +36,49 @@ def interpolate_file(inputs: Sequence[str], output: str, *, factor: int, config:
     suffix = PurePosixPath(output).suffix.lower()
     if suffix not in ("", ".mp4", ".mkv"):
         raise InputError(f"Output {output}: give a file that ends in .mp4 or .mkv, or a folder for PNG frames.")
-    frames_THWC_u8, fps = read_frames(inputs, default_fps=keyframe_fps(config))
+    uris = [uri for each in inputs for uri in _expand(each)]
+    if not uris:
+        raise InputError(f"There is nothing to interpolate at {', '.join(inputs) or 'no input'}.")
+    frames_THWC_u8, fps = read_frames(uris, default_fps=keyframe_fps(config))
     height, width = frames_THWC_u8.shape[1:3]
     if suffix == ".mp4" and (height % 2 or width % 2):
         raise InputError(f"Output {output}: mp4 needs even sizes, not {width}x{height}; choose .mkv or a folder.")
     count = (len(frames_THWC_u8) - 1) * factor + 1
-    if not suffix:
-        _refuse_stale_frames(output, count)
+    folder, name = _split(output) if suffix else (Storage(output), "")
+    names = [name] if suffix else [f"{index:06d}.png" for index in range(count)]
+    _check_target(folder, names, uris)
     finished = _finished_frames(frames_THWC_u8, factor, config)
     if not suffix:
-        for index, frame in enumerate(finished):
-            Storage(output).write(f"{index:06d}.png", encode_png(frame))
+        for name, frame in zip(names, finished, strict=True):
+            folder.write(name, encode_png(frame))
         return count
     video = np.stack(list(finished))
     if suffix == ".mp4":
         data = encode_mp4(video, fps * factor, crf=config.vfi.crf, preset=config.vfi.x264_preset)
     else:
         data = encode_lossless(video, fps * factor)
-    folder, _, name = output.rpartition("/")
-    Storage(folder or ".").write(name, data)
+    folder.write(name, data)
     return count
+
+
+def _split(uri: str) -> tuple[Storage, str]:
+    name = uri.rpartition("/")[2]
+    return Storage(uri.removesuffix(name) or "."), name
+
+
+def _check_target(folder: Storage, names: list[str], sources: list[str]) -> None:
+    check_writable(folder.uri)
+    targets = {folder.join(name) for name in names}
+    for source in sources:
+        source_folder, source_name = _split(source)
+        if source_folder.join(source_name) in targets:
+            raise InputError(f"Output {folder.join(source_name)} would overwrite an input; choose another place.")
+    if len(names) > 1:
+        # A longer, earlier series in the folder would go on after the new one's end.
+        found = (PurePosixPath(key).name for key in folder.list())
+        stale = sorted(each for each in found if re.fullmatch(r"\d{6}\.png", each) and each > names[-1])
+        if stale:
+            raise InputError(f"Output {folder.uri} holds {stale[0]} of a longer series; empty it or choose another.")
 
 
 def _finished_frames(frames_THWC_u8: Frames, factor: int, config: RunConfig) -> Iterator[Frames]:
@@ -71,11 +94,8 @@ def _finished_frames(frames_THWC_u8: Frames, factor: int, config: RunConfig) -> 
     stage.close()
 
 
-def read_frames(inputs: Sequence[str], *, default_fps: float) -> tuple[Frames, float]:
+def read_frames(uris: Sequence[str], *, default_fps: float) -> tuple[Frames, float]:
     """Frames (THWC uint8) and rate of one video, or of images, whose rate is `default_fps`. Raises InputError."""
-    uris = [uri for each in inputs for uri in _expand(each)]
-    if not uris:
-        raise InputError(f"There is nothing to interpolate at {', '.join(inputs) or 'no input'}.")
     images = [uri for uri in uris if uri.lower().endswith(IMAGE_SUFFIXES)]
     if len(images) == len(uris):
         frames = [_decode(uri, decode_image) for uri in uris]
@@ -111,11 +131,3 @@ def _decode(uri: str, decode: Callable[[bytes], Decoded]) -> Decoded:
         raise InputError(f"{uri} cannot be read: {error}.") from error
     except MediaError as error:
         raise InputError(f"{uri} is neither an image nor a video that can be read: {error}.") from error
-
-
-def _refuse_stale_frames(output: str, count: int) -> None:
-    """A longer, earlier series in the folder would go on after the new one's end."""
-    names = (PurePosixPath(key).name for key in Storage(output).list())
-    stale = sorted(name for name in names if re.fullmatch(r"\d{6}\.png", name) and int(name[:6]) >= count)
-    if stale:
-        raise InputError(f"Output {output} holds {stale[0]} of a longer series; empty the folder or choose another.")

@@ -157,6 +157,13 @@ def odd_video(folder: Path) -> list[str]:
     return [str(folder / "odd.mkv")]
 
 
+def own_frames(folder: Path) -> list[str]:
+    (folder / "out").mkdir()
+    for index, frame in enumerate(moving_frames(2)):
+        (folder / "out" / f"{index:06d}.png").write_bytes(encode_png(frame))
+    return [str(folder / "out")]
+
+
 def long_series(folder: Path) -> list[str]:
     (folder / "out").mkdir()
     (folder / "out" / "000099.png").write_bytes(b"")
@@ -178,6 +185,8 @@ def long_series(folder: Path) -> list[str]:
         (odd_video, "out.avi", 3, r"\.mp4 or \.mkv"),
         (odd_video, "out", 1, "factor"),
         (long_series, "out", 3, "longer series"),
+        (own_frames, "out", 3, "overwrite an input"),
+        (lambda folder: [str(own_frames(folder)[0])], "out/000000.png/out", 3, "cannot be written"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(
