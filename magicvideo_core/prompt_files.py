@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from magicvideo_core.errors import PromptError, StorageUnavailableError
 from magicvideo_core.storage import expand_uri, read_uri
 
+# A wrong path, an unknown protocol, a protocol whose package is not installed, or a store that does not answer.
+_UNREADABLE = (OSError, ValueError, ImportError, StorageUnavailableError)
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
 
@@ -38,23 +40,33 @@ def _read_sources(source: str) -> Iterator[tuple[str, bytes]]:
         data = sys.stdin.buffer.read()
         yield "standard input" + _sniff_suffix(data), data
         return
-    try:
-        uris = expand_uri(source)
-    except (OSError, ValueError, ImportError, StorageUnavailableError) as error:
-        raise PromptError(f"Prompt file {source} cannot be read: {error}") from None
-    if not uris:
-        raise PromptError(f"Prompt file {source} does not exist: check the path.")
-    for uri in uris:
-        _suffix(uri)
-    for uri in uris:
+    for uri in _expand(source):
         try:
             yield uri, read_uri(uri)
         except FileNotFoundError:
             raise PromptError(f"Prompt file {uri} does not exist: check the path.") from None
         except IsADirectoryError:
             raise PromptError(f"Prompt file {uri} is a folder: name a file in it, or a glob such as *.csv.") from None
-        except (OSError, StorageUnavailableError) as error:
-            raise PromptError(f"Prompt file {uri} cannot be read: {error}") from None
+        except _UNREADABLE as error:
+            raise PromptError(f"Prompt file {uri} cannot be read: {_reason(error)}.") from None
+
+
+def _expand(source: str) -> list[str]:
+    """Return the files that `source` names, all of a known suffix."""
+    try:
+        uris = expand_uri(source)
+    except _UNREADABLE as error:
+        raise PromptError(f"Prompt file {source} cannot be read: {_reason(error)}.") from None
+    if not uris:
+        raise PromptError(f"Prompt file {source} does not exist: no file matches.")
+    for uri in uris:
+        _suffix(uri)
+    return uris
+
+
+def _reason(error: Exception) -> str:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
 
 
 def _suffix(name: str) -> str:

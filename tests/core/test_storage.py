@@ -1,0 +1,128 @@
+"""Storage: one suite over local disk and an fsspec filesystem, then what only one of them can show."""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from magicvideo_core import storage as storage_module
+from magicvideo_core.errors import RunError, StorageUnavailableError
+from magicvideo_core.storage import Storage, check_writable, expand_uri, read_uri
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    uris = {"local": f"{tmp_path}/run", "file": f"file://{tmp_path}/run", "memory": f"memory://{tmp_path.name}/run"}
+    return Storage(uris[request.param])
+
+
+def test_what_is_written_is_read_listed_and_deleted(storage: Storage) -> None:
+    stored = storage.write("artifacts/t2i/a.png", b"bytes")
+    assert stored.uri == storage.join("artifacts", "t2i", "a.png")
+    assert (stored.sha256, stored.size_bytes) == (hashlib.sha256(b"bytes").hexdigest(), 5)
+    storage.write("run.json", b"{}")
+    assert storage.read("artifacts/t2i/a.png") == read_uri(stored.uri) == b"bytes"
+    assert storage.list() == ["artifacts/t2i/a.png", "run.json"]
+    assert storage.list("artifacts") == ["artifacts/t2i/a.png"]
+    assert storage.list("journal") == []
+    assert storage.exists("run.json")
+    assert not storage.exists("artifacts")
+    storage.delete("run.json")
+    storage.delete("run.json")
+    assert not storage.exists("run.json")
+    with pytest.raises(FileNotFoundError):
+        storage.read("run.json")
+
+
+def test_writing_again_replaces(storage: Storage) -> None:
+    storage.write("key", b"old")
+    storage.write("key", b"new")
+    assert storage.read("key") == b"new"
+    assert storage.list() == ["key"]
+
+
+def test_storage_pickles_as_its_uri(storage: Storage) -> None:
+    storage.write("key", b"x")
+    other = pickle.loads(pickle.dumps(storage))
+    assert other == storage
+    assert other.read("key") == b"x"
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Storage("runs").uri == f"{tmp_path}/runs"
+    assert Storage("runs").write("a", b"").uri == f"{tmp_path}/runs/a"
+
+
+def test_an_interrupted_local_write_leaves_no_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(tmp_path)
+    storage.write("key", b"old")
+
+    def interrupt(*_: object) -> None:
+        assert storage.read("key") == b"old"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage_module.os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write("key", b"new")
+    assert storage.read("key") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_killed_write_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / ".part-0123").write_bytes(b"half")
+    assert Storage(tmp_path).list() == []
+
+
+def _fail(times: int, error: Exception) -> tuple[Callable[[], str], list[int]]:
+    calls: list[int] = []
+
+    def call() -> str:
+        calls.append(1)
+        if len(calls) <= times:
+            raise error
+        return "done"
+
+    return call, calls
+
+
+def test_transient_errors_are_retried_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(storage_module.time, "sleep", waits.append)
+    call, calls = _fail(2, ConnectionResetError("reset"))
+    assert storage_module._with_retries("read", call) == "done"
+    assert len(calls) == 3
+    assert waits == sorted(waits)
+    call, calls = _fail(100, TimeoutError("slow"))
+    with pytest.raises(StorageUnavailableError, match="read x in 4 tries: TimeoutError: slow"):
+        storage_module._with_retries("read x", call)
+    assert len(calls) == storage_module.MAX_TRIES
+    for permanent in (FileNotFoundError("f"), PermissionError("f")):
+        call, calls = _fail(100, permanent)
+        with pytest.raises(type(permanent)):
+            storage_module._with_retries("read", call)
+        assert len(calls) == 1
+
+
+def test_expand_uri_globs_only_where_asked(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "c[1].txt"):
+        (tmp_path / name).touch()
+    assert expand_uri(f"{tmp_path}/[ab].txt") == [f"{tmp_path}/a.txt", f"{tmp_path}/b.txt"]
+    assert expand_uri(f"{tmp_path}/c[1].txt") == [f"{tmp_path}/c[1].txt"]
+    assert expand_uri("s3://bucket/key.txt") == ["s3://bucket/key.txt"]
+
+
+def test_check_writable_leaves_nothing_and_says_why(tmp_path: Path) -> None:
+    check_writable(f"{tmp_path}/new/folder")
+    assert list(tmp_path.iterdir()) == []
+    check_writable("memory://check-writable")
+    assert fsspec.filesystem("memory").find("/check-writable") == []
+    (tmp_path / "file").touch()
+    for uri in (f"{tmp_path}/file/run", "/proc/none/run", "nosuchprotocol://bucket/run"):
+        with pytest.raises(RunError) as caught:
+            check_writable(uri)
+        assert uri in str(caught.value)
+        assert "\n" not in str(caught.value)
