@@ -1,1 +1,1 @@
-"""Evaluation: prompt sets, the oracle's verdict on runs and on samples in memory, and interpolation against the truth."""
+"""Evaluation: prompt sets, the oracle on runs and on samples in memory, interpolation against the truth."""
