@@ -12,10 +12,11 @@ MagicVideoError
 │   ├── GateError               a stage's output that the next stage should not be paid for
 │   ├── MediaError              bytes that do not decode, or frames that cannot be encoded
 │   └── NonFiniteError          NaN or infinity in latents or frames
-└── ActorError                  replace the actor
-    ├── ActorDiedError          the process is gone
-    ├── ClipTimeoutError        a clip took longer than the pool allows
-    └── PoolExhaustedError      work is waiting and no live actor is left
+├── ActorError                  replace the actor
+│   ├── ActorDiedError          the process is gone
+│   ├── ClipTimeoutError        a clip took longer than the pool allows
+│   └── PoolExhaustedError      work is waiting and no live actor is left
+└── RunStoppedError             continue the run later: it was asked to stop, and what is durable stays
 
 Every class takes the message as its positional arguments, so that errors survive pickling between processes.
 """
@@ -83,3 +84,7 @@ class ClipTimeoutError(ActorError):
 
 class PoolExhaustedError(ActorError):
     """Work is waiting and the pool has no live actor left to do it."""
+
+
+class RunStoppedError(MagicVideoError):
+    """The run was asked to stop before it was finished."""

@@ -1,0 +1,86 @@
+"""Driving the generate flow from a terminal: Prefect and Ray start beside each other, signals stop the run cleanly."""
+
+import contextvars
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+from magicvideo_core.errors import RunStoppedError
+from tasks.environment import set_environment
+from tasks.progress import ProgressBoard
+from tasks.resolve import ResolvedRun, RunRequest
+
+# How often progress is shown, and how long a stopped run may take to report to Prefect and give its devices back.
+_REFRESH_S = 0.2
+_STOP_PATIENCE_S = 30.0
+
+
+def run_generate(
+    run: ResolvedRun, request: RunRequest, show_progress: Callable[[ProgressBoard], None]
+) -> dict[str, Any]:
+    """Run the generate flow for a resolved run; returns its summary.
+
+    `show_progress` is called several times a second in this thread, which must be the main one. SIGINT and SIGTERM
+    raise KeyboardInterrupt after the work has stopped: everything durable stays, and the run can be continued.
+    """
+    set_environment()
+    # 1. Ray and the actors' loading start now, in the background.
+    from tasks.runtime import close_engine, start_engine
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    engine = start_engine(run)
+    try:
+        with ExitStack() as stack:
+            # 2. Prefect's server starts beside them, then the flow once it answers.
+            flow = _flow_thread(stack, request)
+            try:
+                while not flow.done():
+                    show_progress(engine.board)
+                    wait_for([flow], timeout=_REFRESH_S)
+            except KeyboardInterrupt:
+                engine.stop(RunStoppedError(f"Run {run.run_id} was interrupted."))
+                wait_for([flow], timeout=_STOP_PATIENCE_S)
+                raise
+            show_progress(engine.board)
+            return flow.result()
+    finally:
+        close_engine(engine)
+
+
+def _flow_thread(stack: ExitStack, request: RunRequest) -> "Future[dict[str, Any]]":
+    """Start the flow in a thread of its own, so that signals reach the main thread and not Prefect's machinery."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.prefect_server import EphemeralServer
+
+    server = None
+    if not PREFECT_API_URL.value():
+        server = stack.enter_context(EphemeralServer())
+        stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
+    result: Future[dict[str, Any]] = Future()
+
+    def run_flow() -> None:
+        try:
+            from flows.generate import generate
+
+            if server is not None:
+                server.wait_until_healthy()
+            result.set_result(generate(**asdict(request)))
+        # A boundary: the main thread raises it again.
+        except BaseException as error:
+            result.set_exception(error)
+
+    # The settings above live in this thread's context.
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(run_flow,), name="generate-flow", daemon=True).start()
+    return result
+
+
+def _interrupt(signal_number: int, frame: Any) -> None:
+    raise KeyboardInterrupt(f"signal {signal_number} in process {os.getpid()}")

@@ -1,0 +1,24 @@
+"""The process environment that Ray and Prefect read when they are imported."""
+
+import os
+
+_ALWAYS = {
+    # No reports to third parties.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Actors that claim no GPU see the machine as it is, so that device "auto" means the same in and outside of Ray.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_EMBEDDED = {
+    # The table on the terminal and the manifests say what happened. A server that stays keeps Prefect's own logs.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+}
+
+
+def set_environment() -> None:
+    """Set what the project needs before Ray or Prefect is imported; what a person has set stays."""
+    settings = _ALWAYS if os.environ.get("PREFECT_API_URL") else _ALWAYS | _EMBEDDED
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,86 @@
+"""Prefect's ephemeral server as a child process that starts beside everything else and never outlives its parent.
+
+Prefect can start one by itself, but then imports its whole server into this process too (3 s and 100 MB more), starts
+it only when the flow begins, lets Ctrl-C in a terminal end it before the flow has reported, and leaves it behind when
+this process is killed. Run as a script this file is that child; so it imports nothing from the project.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from types import TracebackType
+
+# Creating the database on a slow disk takes most of it.
+START_TIMEOUT_S = 180.0
+_STOP_TIMEOUT_S = 5.0
+_PR_SET_PDEATHSIG = 1
+
+
+class EphemeralServer:
+    """A Prefect API on a free port of this machine; a context manager. Make it in a thread that lives as long."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        # -P: the folder of this file must not become a place to import from. A session of its own: no Ctrl-C.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", __file__, str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "PREFECT_UI_ENABLED": "false", "PREFECT_API_URL": ""},
+        )
+
+    def wait_until_healthy(self) -> None:
+        """Wait until the API answers. Raises RuntimeError when the process ends or takes too long."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"Prefect's ephemeral server ended with exit code {self._process.returncode}")
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.api_url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+            time.sleep(0.05)
+        raise RuntimeError(f"Prefect's ephemeral server did not answer within {START_TIMEOUT_S:g} s")
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> "EphemeralServer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _serve(port: int) -> None:
+    """Be the server until told to end, or until the parent is gone."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    uvicorn.run(create_app(ephemeral=True, final=True), host="127.0.0.1", port=port, log_level="error", lifespan="on")
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,104 @@
+"""How far a run is: live counts per stage while it works, and the same counts read back from its manifests."""
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from magicvideo_core.manifest.journal import read_records
+from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.manifest.table import read_manifests
+from magicvideo_core.storage import Storage
+
+
+@dataclass
+class StageCounts:
+    """Clips of one stage by where they are; `clip_s` is the time of those that succeeded, added up."""
+
+    pending: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    quarantined: int = 0
+    skipped: int = 0
+    clip_s: float = 0.0
+
+    @property
+    def seconds_per_clip(self) -> float | None:
+        """Mean seconds that one clip took in this stage, or None while none has succeeded."""
+        return self.clip_s / self.succeeded if self.succeeded else None
+
+    @property
+    def unsuccessful(self) -> int:
+        """Clips that ended in any other way than success."""
+        return self.failed + self.quarantined + self.skipped
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as plain JSON values, seconds per clip included."""
+        counts = asdict(self)
+        del counts["clip_s"]
+        seconds = self.seconds_per_clip
+        return {**counts, "seconds_per_clip": None if seconds is None else round(seconds, 4)}
+
+
+class ProgressBoard:
+    """Live counts of every stage of one run; written by pools and tasks, read by whoever shows progress."""
+
+    def __init__(self, stages: Sequence[str], num_clips: int) -> None:
+        self._lock = threading.Lock()
+        self._counts = {stage: StageCounts(pending=num_clips) for stage in stages}
+
+    def start(self, stage: str, num_clips: int) -> None:
+        """Note that clips went to an actor."""
+        with self._lock:
+            self._counts[stage].pending -= num_clips
+            self._counts[stage].running += num_clips
+
+    def put_back(self, stage: str, num_clips: int) -> None:
+        """Note that clips left an actor without a result."""
+        self.start(stage, -num_clips)
+
+    def finish(self, row: ManifestRow, *, was_running: bool) -> None:
+        """Note a terminal row; `was_running` says whether `start` was called for its clip."""
+        with self._lock:
+            counts = self._counts[row.stage]
+            if was_running:
+                counts.running -= 1
+            else:
+                counts.pending -= 1
+            _add(counts, row)
+
+    def snapshot(self) -> dict[str, StageCounts]:
+        """Return a copy of the counts."""
+        with self._lock:
+            return {stage: StageCounts(**asdict(counts)) for stage, counts in self._counts.items()}
+
+
+def terminal_rows(storage: Storage, stage: str, shard_id: int) -> dict[str, ManifestRow]:
+    """Return the row of every clip that is done in one stage of one shard, by clip id, failed ones included.
+
+    Manifests come before the journal: a record that outlived its manifest says the same or less.
+    """
+    rows = {row.clip_id: row for row in read_records(storage, stage, shard_id)}
+    rows.update((row.clip_id, row) for row in read_manifests(storage, stage, shard_id))
+    return rows
+
+
+def count_rows(stages: Sequence[str], num_clips: int, rows: Iterable[ManifestRow]) -> dict[str, StageCounts]:
+    """Count terminal rows per stage; what has no row yet is pending."""
+    counts = {stage: StageCounts(pending=num_clips) for stage in stages}
+    for row in rows:
+        counts[row.stage].pending -= 1
+        _add(counts[row.stage], row)
+    return counts
+
+
+def all_succeeded(counts: Mapping[str, StageCounts]) -> bool:
+    """Tell whether every clip succeeded in every stage."""
+    return not any(stage.pending + stage.running + stage.unsuccessful for stage in counts.values())
+
+
+def _add(counts: StageCounts, row: ManifestRow) -> None:
+    setattr(counts, row.status, getattr(counts, row.status) + 1)
+    if row.status == "succeeded":
+        counts.clip_s += row.duration_s or 0.0

@@ -1,0 +1,150 @@
+"""From what a person asks for to a run that can start: every check that needs no Prefect, no Ray and writes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from magicvideo_core.config import RunConfig, diff_configs, load_config
+from magicvideo_core.config.weights import EMBEDDED, references
+from magicvideo_core.errors import PromptError, RunError
+from magicvideo_core.ids import new_run_id
+from magicvideo_core.manifest.layout import check_run_id, run_json_key
+from magicvideo_core.manifest.plan import list_shards, read_plan, split_shards
+from magicvideo_core.manifest.run_record import RunRecord, clips_hash, new_run_record, read_run_json
+from magicvideo_core.moving_shapes.captions import unknown_words
+from magicvideo_core.prompts import Clip, read_prompts
+from magicvideo_core.stages.given import is_given
+from magicvideo_core.stages.registry import recipe_hashes
+from magicvideo_core.storage import Storage, check_writable
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the command line or a deployment asks for; plain values, so that it can travel as flow parameters."""
+
+    prompts: str
+    output: str
+    preset: str = "tiny"
+    config_file: str | None = None
+    overrides: tuple[str, ...] = ()
+    run_id: str | None = None
+    shard_size: int | None = None
+    stages: str | None = None
+
+    def run_uri(self) -> str:
+        """Return where the run lies, or will lie; "" while it has no id."""
+        return Storage(f"{self.output.rstrip('/')}/{self.run_id}").uri if self.run_id is not None else ""
+
+    def all_overrides(self) -> list[str]:
+        """Return the overrides with the options that have a name of their own added."""
+        named = [f"shard_size={self.shard_size}"] if self.shard_size is not None else []
+        named += [f"stages={self.stages}"] if self.stages is not None else []
+        return [*self.overrides, *named]
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run that can start or continue: checked, and complete in everything that decides its output."""
+
+    storage: Storage
+    record: RunRecord
+    shards: tuple[tuple[Clip, ...], ...]
+    is_new: bool
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, also the last part of its URI."""
+        return self.record.run_id
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return self.record.config
+
+    @property
+    def uri(self) -> str:
+        """Where the run lies."""
+        return self.storage.uri
+
+    @property
+    def num_clips(self) -> int:
+        """How many clips the run has."""
+        return self.record.num_clips
+
+
+def resolve_run(request: RunRequest) -> ResolvedRun:
+    """Check a request and return its run, new or continued. Raises an InputError in one sentence; writes nothing."""
+    config = load_config(request.preset, request.config_file, request.all_overrides())
+    run_id = check_run_id(request.run_id) if request.run_id is not None else new_run_id()
+    clips = read_prompts(request.prompts, base_seed=config.seed)
+    _check_starts(clips, config)
+    hashes = recipe_hashes(config)
+    storage = Storage(f"{request.output.rstrip('/')}/{run_id}")
+    check_writable(storage.uri)
+    if storage.exists(run_json_key()):
+        return _continue(storage, config, clips, request)
+    shards = split_shards(clips, config.shard_size)
+    record = new_run_record(run_id, config, hashes, request.prompts, shards)
+    return ResolvedRun(storage, record, tuple(tuple(shard) for shard in shards), is_new=True)
+
+
+def words_outside_the_world(clips: Sequence[Clip], config: RunConfig) -> list[str]:
+    """Return the words that the embedded weights have never seen, where the run uses them for text."""
+    stages = [config.stage(name) for name in config.stages if name != "vfi"]
+    if not any(stage.backend != "fake" and EMBEDDED in references(stage).values() for stage in stages):
+        return []
+    prompts = dict.fromkeys(clip.prompt for clip in clips)
+    return list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt)))
+
+
+def _continue(storage: Storage, config: RunConfig, clips: Sequence[Clip], request: RunRequest) -> ResolvedRun:
+    """Return the run that is there, or refuse: one run id stands for one configuration and one prompt set."""
+    record = read_run_json(storage)
+    differing = diff_configs(record.config, config)
+    if differing:
+        raise RunError(
+            f"Run {record.run_id} at {storage.uri} was started with other values of {', '.join(differing)}: "
+            "give the same configuration, or another --run-id."
+        )
+    hashes = recipe_hashes(config)
+    changed = [stage for stage in config.stages if hashes[stage] != record.recipe_hashes.get(stage)]
+    if changed:
+        raise RunError(
+            f"Run {record.run_id} at {storage.uri} was started with other weights for {changed[0]}.weights: "
+            "restore them, or give another --run-id."
+        )
+    if clips_hash(clips) != record.clips_hash:
+        raise RunError(
+            f"Run {record.run_id} at {storage.uri} was started with another prompt set than {request.prompts} "
+            f"({_clip_changes(storage, clips)}): give the same prompts, or another --run-id."
+        )
+    # The first writing of the plan may have been cut short: what is there is kept, the rest follows from the clips.
+    shards = split_shards(clips, config.shard_size)
+    for shard_id in list_shards(storage):
+        shards[shard_id] = read_plan(storage, shard_id)
+    if clips_hash([clip for shard in shards for clip in shard]) != record.clips_hash:
+        raise RunError(
+            f"Run {record.run_id} at {storage.uri} has lost a part of its plan, and {request.prompts} has its rows "
+            "in another order than then: give them in their first order, or another --run-id."
+        )
+    return ResolvedRun(storage, record, tuple(tuple(shard) for shard in shards), is_new=False)
+
+
+def _clip_changes(storage: Storage, clips: Sequence[Clip]) -> str:
+    planned = {clip.clip_id for shard_id in list_shards(storage) for clip in read_plan(storage, shard_id)}
+    given = {clip.clip_id for clip in clips}
+    return f"{len(given - planned)} clips new, {len(planned - given)} gone"
+
+
+def _check_starts(clips: Sequence[Clip], config: RunConfig) -> None:
+    """Every clip needs what the stages before the first one would have made."""
+    first = config.stages[0]
+    if first == "vfi":
+        raise PromptError("stages='vfi' has no frames to start from: begin with v2v, or use `magicvideo interpolate`.")
+    before = {"t2i": None, "i2v": "t2i", "v2v": "i2v"}[first]
+    for clip in clips if before is not None else ():
+        if not is_given(clip, before):
+            column = "image" if before == "t2i" else "video"
+            raise PromptError(
+                f"Prompt {clip.prompt!r} (clip {clip.clip_id}) has no {column!r}, which a run that begins with {first} "
+                "starts from: add it, or begin with an earlier stage."
+            )

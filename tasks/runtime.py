@@ -1,0 +1,178 @@
+"""What a run computes on: the Ray cluster, one pool per stage, and the live counts; started once, found by run URI.
+
+Prefect tasks get plain values; they find the engine of their run here, in the process that drives it.
+"""
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from magicvideo_core.errors import RunError, RunStoppedError
+from magicvideo_core.manifest.journal import write_record
+from magicvideo_core.manifest.schema import ManifestRow, Status
+from tasks.pools.actor import ClipWork, Reason, StageJob, unfinished_row
+from tasks.pools.pool import StagePool
+from tasks.pools.remote import RayStageActor
+from tasks.pools.sizing import needed_resources, size_pools
+from tasks.progress import ProgressBoard
+from tasks.resolve import ResolvedRun, RunRequest, resolve_run
+
+logger = logging.getLogger(__name__)
+
+# Ray keeps only small messages for this project: frames go through storage.
+_OBJECT_STORE_BYTES = 128 * 2**20
+
+_engines: dict[str, "Engine"] = {}
+
+
+class Engine:
+    """Pools and progress of one run. Starts Ray and the actors in the background as soon as it is made."""
+
+    def __init__(self, run: ResolvedRun) -> None:
+        self.run = run
+        self.board = ProgressBoard(run.config.stages, run.num_clips)
+        self._jobs = {
+            stage: StageJob(stage, run.config, run.storage, run.run_id, run.record.recipe_hashes[stage])
+            for stage in run.config.stages
+        }
+        self._stop_reason: BaseException | None = None
+        self._lock = threading.Lock()
+        self._pools: Future[dict[str, StagePool]] = Future()
+        self._made: list[StagePool] = []
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+        self._thread.start()
+
+    def job(self, stage: str) -> StageJob:
+        """Return what the actors of a stage know."""
+        return self._jobs[stage]
+
+    def pool(self, stage: str) -> StagePool:
+        """Return the pool of a stage, waiting for Ray. Raises ConfigError where the cluster is too small for it."""
+        return self._pools.result()[stage]
+
+    def wait_until_placed(self) -> None:
+        """Wait until Ray runs and every pool has its size. Raises ConfigError where the cluster is too small."""
+        self._pools.result()
+
+    def stop(self, reason: BaseException) -> None:
+        """Give up all work now; whoever waits for a pool gets `reason`."""
+        with self._lock:
+            self._stop_reason = reason
+            pools = list(self._made)
+        for pool in pools:
+            pool.stop(reason)
+
+    def close(self) -> None:
+        """End the pools, and Ray where this engine started it; waits until both are gone."""
+        self._closing.set()
+        self._thread.join()
+
+    def _live(self) -> None:
+        # One thread from start to end: the kernel ends the processes of a local Ray with the thread that started them.
+        owns_ray = False
+        try:
+            owns_ray = self._start_ray()
+            pools = self._place_pools()
+            self._pools.set_result(pools)
+            self._closing.wait()
+            with ThreadPoolExecutor(max_workers=len(pools)) as executor:
+                list(executor.map(StagePool.close, pools.values()))
+        # A boundary: whoever asks for a pool gets the error.
+        except BaseException as error:
+            self._pools.set_exception(error)
+        finally:
+            if owns_ray:
+                import ray
+
+                ray.shutdown()
+
+    def _start_ray(self) -> bool:
+        """Connect to RAY_ADDRESS, or start Ray on this machine; False where it runs in this process already."""
+        import ray
+
+        if ray.is_initialized():
+            return False
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if not os.environ.get("RAY_ADDRESS"):
+            options |= {
+                "address": "local",
+                "num_cpus": self._local_cpus(),
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+            }
+        ray.init(**options)
+        return True
+
+    def _place_pools(self) -> dict[str, StagePool]:
+        import ray
+
+        config = self.run.config
+        pool_configs = {stage: config.stage(stage).pool for stage in config.stages}
+        sizes = size_pools(pool_configs, ray.cluster_resources(), self.run.num_clips)
+        with self._lock:
+            if self._stop_reason is not None:
+                raise self._stop_reason
+            pools = {stage: self._make_pool(stage, size) for stage, size in sizes.items()}
+            self._made = list(pools.values())
+            return pools
+
+    def _local_cpus(self) -> int:
+        """Return the cores of this machine, or what the pools ask for at least: on one machine CPUs only count."""
+        pools = {stage: self.run.config.stage(stage).pool for stage in self.run.config.stages}
+        least = needed_resources(pools, {stage: pool.min_actors for stage, pool in pools.items()}).get("CPU", 0.0)
+        return max(os.cpu_count() or 1, math.ceil(least))
+
+    def _make_pool(self, stage: str, num_actors: int) -> StagePool:
+        job, config = self._jobs[stage], self.run.config.stage(stage).pool
+        start_actor = partial(RayStageActor, job, config)
+        return StagePool(stage, config, num_actors, start_actor, partial(_give_up, job), self.board)
+
+
+def start_engine(run: ResolvedRun) -> Engine:
+    """Start the engine of a run, to be found by `engine_of`; does not wait."""
+    if run.uri in _engines:
+        raise RunError(f"Run {run.run_id} at {run.uri} is already being worked on in this process.")
+    engine = _engines[run.uri] = Engine(run)
+    return engine
+
+
+def engine_of(run_uri: str) -> Engine:
+    """Return the engine of a run that this process works on."""
+    return _engines[run_uri]
+
+
+@contextmanager
+def open_engine(request: RunRequest) -> Iterator[Engine]:
+    """Give the engine of the requested run, placed on the cluster; one that was started ahead of its flow is used.
+
+    It is closed at the end, its work stopped first where an error ends it. Raises an InputError where the request or
+    the cluster does not fit, before anything is written.
+    """
+    engine = _engines.get(request.run_uri()) or start_engine(resolve_run(request))
+    try:
+        engine.wait_until_placed()
+        yield engine
+    except BaseException as error:
+        engine.stop(RunStoppedError(f"Run {engine.run.run_id} stopped after {type(error).__name__}: {error}"))
+        raise
+    finally:
+        close_engine(engine)
+
+
+def close_engine(engine: Engine) -> None:
+    """Close an engine and forget it; once is enough, twice is fine."""
+    if _engines.pop(engine.run.uri, None) is not None:
+        engine.close()
+
+
+def _give_up(job: StageJob, work: ClipWork, status: Status, reason: Reason) -> ManifestRow:
+    row = unfinished_row(job, work, status, reason)
+    write_record(job.storage, row)
+    return row
