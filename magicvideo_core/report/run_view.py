@@ -1,0 +1,131 @@
+"""What a report shows of a run, read from its plan and manifests: clips with their stages, and totals per stage."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from magicvideo_core.manifest.artifacts import artifact_key_of
+from magicvideo_core.manifest.plan import list_shards, read_plan
+from magicvideo_core.manifest.run_record import RunRecord, read_run_json
+from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.manifest.table import read_manifests
+from magicvideo_core.storage import Storage
+
+PENDING = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class ClipView:
+    """One clip and its latest row per stage, in stage order; `status` is the last stage's, or of what stopped it."""
+
+    clip_id: str
+    prompt: str
+    seed: int
+    status: str
+    rows: tuple[ManifestRow, ...]
+
+    @property
+    def duration_s(self) -> float:
+        return sum(row.duration_s or 0.0 for row in self.rows)
+
+    def artifact_key(self, stage: str) -> str | None:
+        """The key of the clip's artifact in a stage, None where there is none."""
+        for row in self.rows:
+            if row.stage == stage and row.status == "succeeded":
+                return artifact_key_of(row)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """Totals of one stage; `bars` are (start, length, status) of its clips as fractions of the run's span."""
+
+    name: str
+    counts: dict[str, int]
+    num_pending: int
+    median_s: float
+    longest_s: float
+    total_s: float
+    size_bytes: int
+    frames: str
+    bars: tuple[tuple[float, float, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """Everything that the page needs except the pictures."""
+
+    record: RunRecord
+    clips: tuple[ClipView, ...]
+    stages: tuple[StageView, ...]
+    problems: tuple[ManifestRow, ...]
+    started_at: datetime | None
+    span_s: float
+    num_artifact_bytes: int
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def read_run(storage: Storage) -> RunView:
+    """Read a run, finished or not. Raises RunError where there is none."""
+    record = read_run_json(storage)
+    rows = read_manifests(storage)
+    by_clip: dict[str, list[ManifestRow]] = {}
+    for row in rows:
+        by_clip.setdefault(row.clip_id, []).append(row)
+    clips = []
+    for shard_id in list_shards(storage):
+        for clip in read_plan(storage, shard_id):
+            clip_rows = tuple(by_clip.get(clip.clip_id, ()))
+            status = _clip_status(clip_rows, record.config.stages)
+            clips.append(ClipView(clip.clip_id, clip.prompt, clip.seed, status, clip_rows))
+    started = [row.started_at for row in rows if row.started_at is not None]
+    ended = [row.started_at + timedelta(seconds=row.duration_s or 0.0) for row in rows if row.started_at is not None]
+    start = min(started, default=None)
+    span_s = (max(ended) - start).total_seconds() if start is not None else 0.0
+    return RunView(
+        record=record,
+        clips=tuple(clips),
+        stages=tuple(_stage_view(stage, rows, len(clips), start, span_s) for stage in record.config.stages),
+        problems=tuple(row for row in rows if row.status in ("failed", "quarantined")),
+        started_at=start,
+        span_s=span_s,
+        num_artifact_bytes=sum(row.size_bytes or 0 for row in rows),
+        counts=dict(Counter(clip.status for clip in clips)),
+    )
+
+
+def _clip_status(rows: tuple[ManifestRow, ...], stages: tuple[str, ...]) -> str:
+    for row in rows:
+        if row.status in ("failed", "quarantined"):
+            return row.status
+    done = {row.stage for row in rows if row.status == "succeeded"}
+    return "succeeded" if stages and stages[-1] in done else PENDING
+
+
+def _stage_view(
+    stage: str, all_rows: list[ManifestRow], num_clips: int, start: datetime | None, span_s: float
+) -> StageView:
+    rows = [row for row in all_rows if row.stage == stage]
+    durations = [row.duration_s for row in rows if row.duration_s is not None and row.status == "succeeded"]
+    shapes = Counter(
+        f"{row.num_frames} x {row.width}x{row.height}" for row in rows if row.status == "succeeded" and row.width
+    )
+    bars = []
+    for row in rows:
+        if row.started_at is not None and start is not None and span_s > 0:
+            offset = (row.started_at - start).total_seconds() / span_s
+            bars.append((offset, (row.duration_s or 0.0) / span_s, row.status))
+    return StageView(
+        name=stage,
+        counts=dict(Counter(row.status for row in rows)),
+        num_pending=max(num_clips - len(rows), 0),
+        median_s=statistics.median(durations) if durations else 0.0,
+        longest_s=max(durations, default=0.0),
+        total_s=sum(row.duration_s or 0.0 for row in rows),
+        size_bytes=sum(row.size_bytes or 0 for row in rows),
+        frames=shapes.most_common(1)[0][0] if shapes else "",
+        bars=tuple(bars),
+    )
