@@ -35,13 +35,12 @@ def training_caption(
     Args:
         drop_all: probability of the empty caption (classifier-free guidance).
         drop_some: probability that single attributes are dropped (each at 30 %).
-        motion: False leaves the motion words out in half of the captions, as befits a still image.
+        motion: False leaves the motion words out, as befits a frame from the middle of a clip.
     """
     if rng.random() < drop_all:
         return ""
     drop = 0.3 if rng.random() < drop_some else 0.0
-    keep_motion = motion or rng.random() < 0.5
-    parts = [_object_words(each, rng, drop, keep_motion) for each in scene.objects]
+    parts = [_object_words(each, rng, drop, motion) for each in scene.objects]
     if len(parts) == 2 and rng.random() < 0.1:
         parts.reverse()
     if drop and rng.random() < 0.3:

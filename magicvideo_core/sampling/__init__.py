@@ -1,1 +1,1 @@
-"""The denoising loop, guidance and the latent noise prior."""
+"""The denoising loop, classifier-free guidance and the latent noise prior, over any diffusers scheduler."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ LEARNING_RATE = 2e-3
 
 class VfiRecipe:
     """Frames between two rendered neighbours; moving pixels and their surroundings weighted nine to one."""
+
+    learning_rate_scales: Mapping[str, float] = {}
 
     def __init__(self, model: Interpolator | None = None, *, batch_size: int = 8, crop_px: int = 96) -> None:
         self.model = model or Interpolator(InterpolatorConfig())

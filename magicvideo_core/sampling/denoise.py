@@ -1,0 +1,82 @@
+"""The denoising loop and the latents that it starts from, over any of diffusers' schedulers.
+
+Shapes: latents are NCHW for images and NCFHW for videos (N clips, C channels, F frames, H, W latent size), float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from diffusers import SchedulerMixin
+
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def guided(predict_conditional: Predict, predict_unconditional: Predict, guidance_scale: float) -> Predict:
+    """Classifier-free guidance (Ho and Salimans, 2022): unconditional + scale * (conditional - unconditional).
+
+    The halves run one after the other: at video sizes a doubled batch gains nothing and breaks the attention's grid limit.
+    """
+    if guidance_scale == 1.0:
+        return predict_conditional
+
+    def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        unconditional = predict_unconditional(latents, timestep)
+        return unconditional + guidance_scale * (predict_conditional(latents, timestep) - unconditional)
+
+    return predict
+
+
+def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, *, start_timestep: int | None = None) -> torch.Tensor:
+    """Prepare the scheduler for `num_inference_steps` and return the timesteps to visit, descending.
+
+    With `start_timestep` (0..num_train_timesteps - 1) only those at or below it are visited, at least one.
+    """
+    scheduler.set_timesteps(num_inference_steps)
+    timesteps = scheduler.timesteps
+    begin = 0
+    if start_timestep is not None:
+        begin = min(int((timesteps > start_timestep).sum()), len(timesteps) - 1)
+    scheduler.set_begin_index(begin)
+    return timesteps[begin:]
+
+
+def denoise(predict: Predict, latents: torch.Tensor, scheduler: SchedulerMixin, timesteps: torch.Tensor) -> torch.Tensor:
+    """Run the scheduler from `latents` over `timesteps` (prepared by `set_timesteps`); returns clean, scaled latents."""
+    for timestep in timesteps:
+        model_input = scheduler.scale_model_input(latents, timestep)
+        latents = scheduler.step(predict(model_input, timestep), timestep, latents, return_dict=False)[0]
+    return latents
+
+
+def noised(latents: torch.Tensor, noise: torch.Tensor, scheduler: SchedulerMixin, timestep: torch.Tensor) -> torch.Tensor:
+    """Clean latents sent back to `timestep`, in the scheduler's own scaling (SDEdit, Meng et al., 2022)."""
+    return scheduler.add_noise(latents, noise, timestep.reshape(1))
+
+
+def prior_noise(
+    reference_NCHW: torch.Tensor,
+    noise_NCFHW: torch.Tensor,
+    scheduler: SchedulerMixin,
+    timesteps: torch.Tensor,
+    *,
+    prior_timestep: int,
+    decay: float = 1.0,
+) -> torch.Tensor:
+    """Starting latents whose mean is moved from zero toward the reference latent (MagicVideo-V2's latent noise prior).
+
+    x^f = lambda_f * z_ref + sqrt(1 - lambda_f^2) * eps^f with lambda_f = sqrt(alpha_bar at `prior_timestep`) * decay^f.
+    The paper gives no formula; this keeps unit variance per frame. 0 as `prior_timestep` turns the prior off. The result is
+    in the scheduler's own scaling: schedulers in sigma space (Euler) take the variance-preserving latents times
+    sqrt(sigma^2 + 1), the others take them as they are.
+    """
+    latents = noise_NCFHW
+    if prior_timestep > 0:
+        frames = torch.arange(noise_NCFHW.shape[2], dtype=torch.float32, device=noise_NCFHW.device)
+        lambda_F11 = (scheduler.alphas_cumprod[prior_timestep].sqrt().to(frames) * decay**frames).view(-1, 1, 1)
+        latents = lambda_F11 * reference_NCHW[:, :, None] + (1 - lambda_F11**2).sqrt() * noise_NCFHW
+    if float(scheduler.init_noise_sigma) > 1:
+        sigma = scheduler.sigmas[scheduler.begin_index or 0].to(latents)
+        latents = latents * (sigma**2 + 1).sqrt()
+    return latents

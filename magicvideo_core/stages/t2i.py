@@ -1,0 +1,113 @@
+"""The T2I stage, backend `diffusers`: a prompt to one reference image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoModel, DiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from magicvideo_core.config import RunConfig
+from magicvideo_core.config.weights import WeightsReference, resolve_weights
+from magicvideo_core.errors import ClipError, NonFiniteError
+from magicvideo_core.ids import stage_seed
+from magicvideo_core.models import latents as pixels
+from magicvideo_core.models.components import has_file, load_model, load_scheduler, load_tokenizer
+from magicvideo_core.models.text import added_conditions, embed_prompts
+from magicvideo_core.prompts import Clip
+from magicvideo_core.sampling.denoise import denoise, guided, set_timesteps
+from magicvideo_core.stages.base import Outcome, StageItem, keyframe_fps
+
+
+class T2IStage:
+    """Any diffusers text-to-image pipeline, or the embedded family's UNet under the project's own loop."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.settings = config.t2i
+        self._fps = keyframe_fps(config)
+        self._painter: _Pipeline | _EmbeddedModel | None = None
+
+    def load(self, device: str) -> None:
+        """Load the weights onto `device`. Raises WeightsError."""
+        reference = resolve_weights(self.settings.weights, "t2i", revision=self.settings.revision)
+        dtype = getattr(torch, self.settings.dtype)
+        painter = _Pipeline if has_file(reference, "model_index.json") else _EmbeddedModel
+        self._painter = painter(reference, dtype, device)
+
+    def process(self, batch: Sequence[StageItem]) -> list[Outcome]:
+        """One image (T = 1) per item. Every clip has its own generator and its own forward passes or batch row."""
+        if self._painter is None:
+            raise RuntimeError("T2IStage.load must be called before clips can be processed")
+        outcomes = []
+        for item in batch:
+            try:
+                image_1CHW = self._painter.paint(item.clip, self.settings)
+                if not torch.isfinite(image_1CHW).all():
+                    raise NonFiniteError(f"clip {item.clip.clip_id}, stage t2i: the image has values that are not finite")
+                outcomes.append(Outcome(item.clip.clip_id, pixels.unit_to_frames(image_1CHW), self._fps))
+            except ClipError as error:
+                outcomes.append(Outcome(item.clip.clip_id, None, self._fps, error))
+        return outcomes
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        self._painter = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class _Pipeline:
+    """A whole checkpoint that names its own diffusers pipeline (SDXL and others)."""
+
+    def __init__(self, reference: WeightsReference, dtype: torch.dtype, device: str) -> None:
+        name = str(reference.path) if reference.path is not None else reference.hub_id
+        self.pipeline = DiffusionPipeline.from_pretrained(
+            name, revision=reference.revision or None, torch_dtype=dtype, use_safetensors=True
+        ).to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def paint(self, clip: Clip, settings) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        return self.pipeline(
+            clip.prompt,
+            negative_prompt=clip.negative_prompt or None,
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            generator=torch.Generator().manual_seed(stage_seed(clip.seed, "t2i")),
+            output_type="pt",
+        ).images
+
+
+class _EmbeddedModel:
+    """A folder of components with one text encoder, pooled prompt beside the tokens."""
+
+    def __init__(self, reference: WeightsReference, dtype: torch.dtype, device: str) -> None:
+        self.device = device
+        self.unet = load_model(UNet2DConditionModel, reference, "unet", dtype).to(device)
+        self.vae = load_model(AutoModel, reference, "vae", dtype).to(device)
+        self.text_encoder = load_model(CLIPTextModel, reference, "text_encoder", dtype).to(device)
+        self.tokenizer = load_tokenizer(reference, "tokenizer")
+        self.scheduler = load_scheduler(reference)
+
+    @torch.no_grad()
+    def paint(self, clip: Clip, settings) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        generator = torch.Generator().manual_seed(stage_seed(clip.seed, "t2i"))
+        shape = (1, self.unet.config.in_channels, settings.height // 8, settings.width // 8)
+        noise = torch.randn(shape, generator=generator).to(self.device)
+
+        def predictor(prompt: str):  # type: ignore[no-untyped-def]
+            embeds, pooled = embed_prompts([prompt], self.tokenizer, self.text_encoder)
+            conditions = added_conditions(self.unet, pooled, settings.height, settings.width)
+
+            def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+                latents = latents.to(self.unet.dtype)
+                return self.unet(latents, timestep, embeds, added_cond_kwargs=conditions).sample.float()
+
+            return predict
+
+        timesteps = set_timesteps(self.scheduler, settings.num_inference_steps)
+        predict = guided(predictor(clip.prompt), predictor(clip.negative_prompt), settings.guidance_scale)
+        clean = denoise(predict, noise * self.scheduler.init_noise_sigma, self.scheduler, timesteps)
+        return pixels.decode(self.vae, clean)

@@ -1,0 +1,189 @@
+"""The training loop that all recipes share: optimiser, learning rate, EMA, resumable checkpoints and the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How long and how fast one module trains.
+
+    The learning rate warms up linearly, stays at `learning_rate`, and falls along a cosine to zero over the last
+    `decay_fraction` of `steps`. `threads` is torch's intra-op thread count.
+    """
+
+    steps: int
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_fraction: float = 0.25
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.998
+    seed: int = 0
+    threads: int = 2
+    log_every: int = 50
+    checkpoint_every: int = 500
+    bf16: bool = True
+
+    def learning_rate_at(self, step: int) -> float:
+        warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        decay_from = self.steps * (1 - self.decay_fraction)
+        progress = max(0.0, (step - decay_from) / max(self.steps - decay_from, 1))
+        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class Recipe(Protocol):
+    """One module's recipe: its trainable modules, the loss of a step, and how the result is stored."""
+
+    modules: nn.ModuleDict
+    learning_rate_scales: Mapping[str, float]
+    """Factors on the learning rate by the first part of a parameter's name; 1 where it is not named."""
+
+    def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]: ...
+
+    def save(self, directory: Path) -> None: ...
+
+
+def trainable_parameters(recipe: Recipe) -> dict[str, nn.Parameter]:
+    """The parameters with gradients, by name, in a fixed order."""
+    return {name: each for name, each in recipe.modules.named_parameters() if each.requires_grad}
+
+
+class ExponentialMovingAverage:
+    """A float32 running average of the trainable parameters, with a warm-up so that early steps count little."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.parameters = parameters
+        self.shadow = {name: each.detach().clone() for name, each in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(
+            list(self.shadow.values()), [each.detach() for each in self.parameters.values()], 1 - decay
+        )
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The averaged weights inside the block, the training weights after it."""
+        kept = {name: each.detach().clone() for name, each in self.parameters.items()}
+        try:
+            with torch.no_grad():
+                for name, each in self.parameters.items():
+                    each.copy_(self.shadow[name])
+            yield
+        finally:
+            with torch.no_grad():
+                for name, each in self.parameters.items():
+                    each.copy_(kept[name])
+
+
+def run_training(recipe: Recipe, settings: TrainingSettings, output: Path) -> Path:
+    """Train to `settings.steps`, continuing from `output`/checkpoint where there is one; the EMA weights end in `output`.
+
+    Deterministic for a seed and a thread count: the randomness of each step comes from (seed, step) alone, so an
+    interrupted training continues as if it had not been. Returns `output`.
+    """
+    torch.set_num_threads(settings.threads)
+    output.mkdir(parents=True, exist_ok=True)
+    parameters = trainable_parameters(recipe)
+    by_scale: dict[float, list[nn.Parameter]] = {}
+    for name, each in parameters.items():
+        by_scale.setdefault(recipe.learning_rate_scales.get(name.partition(".")[0], 1.0), []).append(each)
+    groups = [{"params": members, "scale": scale} for scale, members in by_scale.items()]
+    optimizer = torch.optim.AdamW(
+        groups, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, foreach=True
+    )
+    ema = ExponentialMovingAverage(parameters, settings.ema_decay)
+    first = _load_checkpoint(output, parameters, ema, optimizer)
+    started, sums, counts = time.monotonic(), {}, {}
+    for step in range(first, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate_at(step) * group["scale"]
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+            loss, metrics = recipe.loss(random.Random(f"{settings.seed}/{step}"), generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(list(parameters.values()), settings.gradient_clip)
+        if torch.isfinite(norm):
+            optimizer.step()
+            ema.update(step)
+        for name, value in {"grad_norm": float(norm), **metrics}.items():
+            sums[name], counts[name] = sums.get(name, 0.0) + value, counts.get(name, 0) + 1
+        if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
+            _log(output, step + 1, time.monotonic() - started, {name: sums[name] / counts[name] for name in sums})
+            sums, counts = {}, {}
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            _save_checkpoint(output, step + 1, parameters, ema, optimizer)
+            with ema.swapped_in():
+                recipe.save(output)
+    return output
+
+
+def _log(output: Path, step: int, elapsed_s: float, metrics: dict[str, float]) -> None:
+    line = {"step": step, "elapsed_s": round(elapsed_s, 1), **{name: round(value, 5) for name, value in metrics.items()}}
+    with (output / "log.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    logger.info("%s", " ".join(f"{name}={value}" for name, value in line.items()))
+
+
+def _save_checkpoint(
+    output: Path,
+    step: int,
+    parameters: dict[str, nn.Parameter],
+    ema: ExponentialMovingAverage,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    tensors = {f"model/{name}": each.detach().contiguous() for name, each in parameters.items()}
+    tensors |= {f"ema/{name}": each for name, each in ema.shadow.items()}
+    for name, each in parameters.items():
+        for key, value in optimizer.state.get(each, {}).items():
+            tensors[f"optimizer/{key}/{name}"] = value
+    target = output / "checkpoint.safetensors"
+    temporary = target.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"step": str(step)})
+    os.replace(temporary, target)
+
+
+def _load_checkpoint(
+    output: Path,
+    parameters: dict[str, nn.Parameter],
+    ema: ExponentialMovingAverage,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Restore everything that `_save_checkpoint` wrote; returns the number of steps done, 0 without a checkpoint."""
+    path = output / "checkpoint.safetensors"
+    if not path.exists():
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+    tensors = load_file(path)
+    with torch.no_grad():
+        for name, each in parameters.items():
+            each.copy_(tensors[f"model/{name}"])
+            ema.shadow[name].copy_(tensors[f"ema/{name}"])
+            state = {key: tensors.get(f"optimizer/{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            optimizer.state[each] = {key: value for key, value in state.items() if value is not None}
+    logger.info("continuing from step %d of %s", step, path)
+    return step

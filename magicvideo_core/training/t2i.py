@@ -1,0 +1,81 @@
+"""Trains the spatial layers and the text encoder as a text-to-image model on Moving Shapes stills."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderDC, UNet2DConditionModel
+from torch import nn
+from transformers import AutoTokenizer, CLIPTextModel
+
+from magicvideo_core.models.latents import encode
+from magicvideo_core.models.text import added_conditions, embed_prompts
+from magicvideo_core.models.tiny import build_scheduler, build_text_encoder, build_tokenizer, build_unet
+from magicvideo_core.moving_shapes.captions import training_caption
+from magicvideo_core.moving_shapes.renderer import frame_parameters, object_masks, render_batch
+from magicvideo_core.moving_shapes.world import sample_scene
+from magicvideo_core.training.diffusion import add_noise, latent_weights, sample_timesteps, weighted_error
+
+# Larger images keep more of their layout at the same noise level: their timesteps shift towards noise.
+TIMESTEP_MEAN = {64: 0.3, 128: 0.8}
+TWO_OBJECT_SHARE = 0.35
+
+
+class TextToImageRecipe:
+    """Captioned stills at the sizes of `batch_sizes` (pixels to images a step), one size drawn each step."""
+
+    learning_rate_scales: Mapping[str, float] = {}
+
+    def __init__(self, base: Path, *, batch_sizes: Mapping[int, int], shares: Mapping[int, float] | None = None) -> None:
+        """`base`: a folder in the hub layout that holds at least vae/; unet/ and text_encoder/ are continued if there."""
+        self.vae = AutoencoderDC.from_pretrained(base / "vae").requires_grad_(False).eval()
+        fresh = not (base / "unet").exists()
+        self.unet = build_unet() if fresh else UNet2DConditionModel.from_pretrained(base / "unet")
+        self.text_encoder = build_text_encoder() if fresh else CLIPTextModel.from_pretrained(base / "text_encoder")
+        self.tokenizer = build_tokenizer() if fresh else AutoTokenizer.from_pretrained(base / "tokenizer")
+        self.scheduler = build_scheduler()
+        self.batch_sizes = dict(batch_sizes)
+        self.shares = dict(shares or dict.fromkeys(batch_sizes, 1.0))
+        self.modules = nn.ModuleDict({"unet": self.unet.train(), "text_encoder": self.text_encoder.train()})
+
+    def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        pixels = rng.choices(list(self.shares), list(self.shares.values()))[0]
+        error = self.image_loss(pixels, self.batch_sizes[pixels], rng, generator)
+        return error, {f"loss_{pixels}": float(error.detach())}
+
+    def image_loss(
+        self, pixels: int, count: int, rng: random.Random, generator: torch.Generator, unet: nn.Module | None = None
+    ) -> torch.Tensor:
+        """The denoising loss of one batch of `count` stills; `unet` may be another user of the same layers."""
+        frames, captions = [], []
+        for _ in range(count):
+            scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1)
+            # Motion words go with the first frame, where the reference image of that clip would be.
+            first_frame = rng.random() < 0.65
+            frames.append((scene, 0.0 if first_frame else rng.random()))
+            captions.append(training_caption(scene, rng, motion=first_frame))
+        parameters = frame_parameters(frames)
+        latents = encode(self.vae, render_batch(parameters, pixels) / 255, chunk_size=count)
+        weights = latent_weights(object_masks(parameters, pixels))
+        timesteps = sample_timesteps(count, generator, mean=TIMESTEP_MEAN[pixels])
+        noise = torch.randn(latents.shape, generator=generator)
+        batch = add_noise(latents, noise, timesteps, self.scheduler)
+        prompt_embeds, pooled = embed_prompts(captions, self.tokenizer, self.text_encoder)
+        predicted = (unet or self.unet)(
+            batch.noisy,
+            timesteps,
+            prompt_embeds,
+            added_cond_kwargs=added_conditions(self.unet, pooled, pixels, pixels),
+        ).sample
+        return weighted_error(predicted, latents, batch.loss_weights_N, weights)
+
+    def save(self, directory: Path) -> None:
+        """Store in the hub layout of a text-to-image pipeline."""
+        self.unet.save_pretrained(directory / "unet")
+        self.text_encoder.save_pretrained(directory / "text_encoder")
+        self.tokenizer.save_pretrained(directory / "tokenizer")
+        self.scheduler.save_pretrained(directory / "scheduler")
+        self.vae.save_pretrained(directory / "vae")

@@ -1,0 +1,216 @@
+"""Trains the video side of the family: image-to-video and video-to-video, jointly with images (MagicVideo-V2, section 2.2).
+
+Both video UNets and the text-to-image UNet use the same spatial layers, by reference; each video UNet has motion modules of
+its own. Images stay in the mixture, so that the spatial layers keep the quality that stills give.
+
+Shape suffixes: N clips, F frames, C channels, H, W pixels or latent size.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import ControlNetModel, MotionAdapter, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPVisionModelWithProjection
+
+from magicvideo_core.models import ip_adapter
+from magicvideo_core.models.latents import decode, encode
+from magicvideo_core.models.spatial import inflate, motion_state, share_spatial_layers
+from magicvideo_core.models.text import added_conditions, embed_prompts
+from magicvideo_core.models.tiny import (
+    build_controlnet,
+    build_image_encoder,
+    build_image_projection,
+    build_motion_adapter,
+    image_encoder_input,
+)
+from magicvideo_core.moving_shapes.captions import training_caption
+from magicvideo_core.moving_shapes.renderer import frame_parameters, keyframe_times, object_masks, render_batch
+from magicvideo_core.moving_shapes.world import sample_scene
+from magicvideo_core.sampling.controlnet import reference_residuals
+from magicvideo_core.training.diffusion import add_noise, latent_weights, sample_timesteps, weighted_error
+from magicvideo_core.training.t2i import TWO_OBJECT_SHARE, TextToImageRecipe
+
+NUM_KEYFRAMES = 16
+PIXELS = {"i2v": 64, "v2v": 128}
+REFERENCE_DROPOUT = 0.1
+V2V_MAX_TIMESTEP = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """How often each kind of batch comes (relative), and how many images or clips it has."""
+
+    shares: Mapping[str, float] = field(default_factory=lambda: {"i2v": 0.7, "image64": 0.1, "image128": 0.2})
+    batch_sizes: Mapping[str, int] = field(
+        default_factory=lambda: {"i2v": 6, "v2v": 2, "image64": 64, "image128": 24}
+    )
+
+
+class VideoRecipe:
+    """Joint training of the modules that `mixture` names; what it does not name keeps its weights."""
+
+    def __init__(self, base: Path, *, mixture: Mixture, train_spatial: bool = True, spatial_scale: float = 0.3) -> None:
+        """`base`: a folder with t2i/ (required) and, where training continues, i2v/ and v2v/, in the layout of `save`."""
+        self.mixture = mixture
+        self.images = TextToImageRecipe(base / "t2i", batch_sizes={64: 1})
+        unet = self.images.unet
+        first = inflate(unet, _load_or_build_adapter(base / "i2v" / "motion_adapter"))
+        second = inflate(unet, _load_or_build_adapter(base / "v2v" / "motion_adapter", base / "i2v" / "motion_adapter"))
+        self.video_unets = {"i2v": first, "v2v": second}
+        appearance = base / "i2v" / "ip_adapter" / "ip-adapter-plus.safetensors"
+        state = load_file(appearance) if appearance.exists() else ip_adapter.to_hub_layout(build_image_projection(), unet)
+        ip_adapter.attach(first, state)
+        share_spatial_layers(first, second)
+        share_spatial_layers(first, unet)
+        second.encoder_hid_proj = first.encoder_hid_proj
+        second.config.encoder_hid_dim_type = "ip_image_proj"
+        controlnet, image_encoder = base / "i2v" / "controlnet", base / "i2v" / "image_encoder"
+        self.controlnet = ControlNetModel.from_pretrained(controlnet) if controlnet.exists() else build_controlnet(unet)
+        self.image_encoder = (
+            CLIPVisionModelWithProjection.from_pretrained(image_encoder) if image_encoder.exists() else build_image_encoder()
+        )
+        self.modules = nn.ModuleDict({"motion_i2v": _motion_modules(first), "motion_v2v": _motion_modules(second)})
+        self.modules["appearance"] = _appearance_modules(first)
+        # Parameters count under the first name that reaches them: what is left for this one are the spatial layers.
+        self.modules["spatial"] = first
+        self.modules["text_encoder"] = self.images.text_encoder
+        self.modules["controlnet"] = self.controlnet
+        self.modules["image_encoder"] = self.image_encoder
+        self.learning_rate_scales = {"spatial": spatial_scale, "text_encoder": spatial_scale}
+        self._freeze(train_spatial)
+
+    def _freeze(self, train_spatial: bool) -> None:
+        """Leave gradients only where the mixture reaches, so that nothing else decays."""
+        trains_i2v = "i2v" in self.mixture.shares
+        self.modules.train()
+        self.modules["spatial"].requires_grad_(train_spatial)
+        self.modules["text_encoder"].requires_grad_(train_spatial)
+        self.modules["motion_i2v"].requires_grad_(trains_i2v)
+        self.modules["motion_v2v"].requires_grad_("v2v" in self.mixture.shares)
+        for name in ("appearance", "controlnet", "image_encoder"):
+            self.modules[name].requires_grad_(trains_i2v)
+        # The head that only pooled CLIP outputs use takes no part here.
+        self.image_encoder.visual_projection.requires_grad_(False)
+
+    # ---- losses -----------------------------------------------------------------------------------------------------
+
+    def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        kind = rng.choices(list(self.mixture.shares), list(self.mixture.shares.values()))[0]
+        count = self.mixture.batch_sizes[kind]
+        if kind.startswith("image"):
+            error = self._image_loss(int(kind.removeprefix("image")), count, rng, generator)
+        else:
+            error = self._video_loss(kind, count, rng, generator)
+        return error, {f"loss_{kind}": float(error.detach())}
+
+    def _image_loss(self, pixels: int, count: int, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
+        def without_reference(latents, timesteps, prompt_embeds, added_cond_kwargs):  # type: ignore[no-untyped-def]
+            # The shared attention layers carry image K/V now: an empty list of image tokens leaves them out.
+            return self.images.unet(latents, timesteps, (prompt_embeds, []), added_cond_kwargs=added_cond_kwargs)
+
+        return self.images.image_loss(pixels, count, rng, generator, without_reference)  # type: ignore[arg-type]
+
+    def _video_loss(self, kind: str, count: int, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
+        pixels = PIXELS[kind]
+        scenes = [sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1) for _ in range(count)]
+        captions = [training_caption(scene, rng, drop_some=0.15) for scene in scenes]
+        times = keyframe_times(NUM_KEYFRAMES)
+        parameters = frame_parameters([(scene, u) for scene in scenes for u in times])
+        frames = render_batch(parameters, pixels)
+        latents = _unfold(encode(self.images.vae, frames / 255), count)
+        weights = _unfold(latent_weights(object_masks(parameters, pixels)), count)
+        noise = torch.randn(latents.shape, generator=generator)
+        if kind == "i2v":
+            timesteps = sample_timesteps(count, generator, mean=0.5)
+            batch = add_noise(latents, noise, timesteps, self.images.scheduler)
+        else:
+            timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
+            source = latents if rng.random() < 0.25 else _unfold(self._low_resolution(parameters, generator), count)
+            batch = add_noise(source, noise, timesteps, self.images.scheduler)
+        prompt_embeds, pooled = embed_prompts(captions, self.images.tokenizer, self.images.text_encoder)
+        reference = frames.view(count, NUM_KEYFRAMES, 3, pixels, pixels)[:, 0] / 255
+        kept = torch.tensor([rng.random() >= REFERENCE_DROPOUT for _ in range(count)])
+        controlled = torch.tensor([float(rng.random() >= REFERENCE_DROPOUT) for _ in range(count)])
+        image_input = image_encoder_input(reference) * kept[:, None, None, None]
+        image_embeds = self.image_encoder(image_input, output_hidden_states=True).hidden_states[-2][:, None]
+        down, mid = reference_residuals(
+            self.controlnet, batch.noisy, timesteps, prompt_embeds, reference, conditioning_scale=controlled
+        )
+        predicted = self.video_unets[kind](
+            batch.noisy,
+            timesteps,
+            # diffusers' video UNet wants the tokens once per frame, everything else once per clip.
+            prompt_embeds.repeat_interleave(NUM_KEYFRAMES, dim=0),
+            added_cond_kwargs={
+                **added_conditions(self.images.unet, pooled, pixels, pixels),
+                "image_embeds": [image_embeds],
+            },
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+        ).sample
+        return weighted_error(predicted, latents, batch.loss_weights_N, weights)
+
+    def _low_resolution(self, parameters, generator: torch.Generator) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        """Latents of what V2V gets: I2V-size frames through the autoencoder, upsampled; the details are gone."""
+        small = encode(self.images.vae, render_batch(parameters, PIXELS["i2v"]) / 255)
+        decoded = decode(self.images.vae, small + 0.15 * torch.randn(small.shape, generator=generator))
+        upsampled = F.interpolate(decoded, size=PIXELS["v2v"], mode="bicubic", antialias=True).clamp(0, 1)
+        return encode(self.images.vae, upsampled)
+
+    # ---- storage ------------------------------------------------------------------------------------------------------
+
+    def save(self, directory: Path) -> None:
+        """Store t2i/, i2v/ and v2v/ in the hub layouts of their components."""
+        first, second = self.video_unets["i2v"], self.video_unets["v2v"]
+        spatial = UNet2DConditionModel.from_config(self.images.unet.config)
+        spatial.load_state_dict(
+            {name: value for name, value in self.images.unet.state_dict().items() if ".processor." not in name}
+        )
+        shared, self.images.unet = self.images.unet, spatial
+        self.images.save(directory / "t2i")
+        self.images.unet = shared
+        for name, unet in (("i2v", first), ("v2v", second)):
+            adapter = build_motion_adapter()
+            adapter.load_state_dict(motion_state(unet))
+            adapter.save_pretrained(directory / name / "motion_adapter")
+        self.controlnet.save_pretrained(directory / "i2v" / "controlnet")
+        self.image_encoder.save_pretrained(directory / "i2v" / "image_encoder")
+        statistics = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        (directory / "i2v" / "image_encoder" / "preprocessor_config.json").write_text(json.dumps(statistics))
+        target = directory / "i2v" / "ip_adapter" / "ip-adapter-plus.safetensors"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(ip_adapter.to_hub_layout(first.encoder_hid_proj.image_projection_layers[0], first), target)
+
+
+def _unfold(folded: torch.Tensor, clips: int) -> torch.Tensor:
+    """(N * F, C, H, W) to NCFHW."""
+    return folded.view(clips, -1, *folded.shape[1:]).transpose(1, 2)
+
+
+def _load_or_build_adapter(*candidates: Path) -> MotionAdapter:
+    for path in candidates:
+        if path.exists():
+            return MotionAdapter.from_pretrained(path)
+    return build_motion_adapter()
+
+
+def _motion_modules(unet: nn.Module) -> nn.ModuleDict:
+    """The motion modules of a video UNet under names that a ModuleDict takes."""
+    return nn.ModuleDict(
+        {name.replace(".", "/"): module for name, module in unet.named_modules() if name.endswith("motion_modules")}
+    )
+
+
+def _appearance_modules(unet: nn.Module) -> nn.ModuleList:
+    """The resampler and the image K/V layers of a UNet with an attached adapter."""
+    processors = [each for each in unet.attn_processors.values() if isinstance(each, nn.Module)]
+    return nn.ModuleList([unet.encoder_hid_proj, *(each for each in processors if hasattr(each, "to_k_ip"))])
