@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from magicvideo_core.errors import RunError
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import read_manifests
+from magicvideo_core.report import write_report
 from magicvideo_core.storage import Storage
 from tasks.progress import all_succeeded, count_rows
 from tasks.resolve import ResolvedRun
@@ -56,8 +57,6 @@ def _check_complete(run: ResolvedRun, rows: list[ManifestRow]) -> None:
 def _write_report(storage: Storage) -> str | None:
     """Write the report; the videos and manifests are there without it, so a failure of it is no failure of the run."""
     try:
-        from magicvideo_core.report import write_report
-
         return write_report(storage)
     except Exception:
         logger.exception("the report of %s could not be written", storage.uri)

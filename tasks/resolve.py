@@ -71,15 +71,19 @@ class ResolvedRun:
         return self.record.num_clips
 
 
-def resolve_run(request: RunRequest) -> ResolvedRun:
-    """Check a request and return its run, new or continued. Raises an InputError in one sentence; writes nothing."""
+def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRun:
+    """Check a request and return its run, new or continued. Raises an InputError in one sentence.
+
+    Writes nothing but, with `probe_output`, one empty object that is deleted at once: only a write tells.
+    """
     config = load_config(request.preset, request.config_file, request.all_overrides())
     run_id = check_run_id(request.run_id) if request.run_id is not None else new_run_id()
     clips = read_prompts(request.prompts, base_seed=config.seed)
     _check_starts(clips, config)
     hashes = recipe_hashes(config)
     storage = Storage(f"{request.output.rstrip('/')}/{run_id}")
-    check_writable(storage.uri)
+    if probe_output:
+        check_writable(storage.uri)
     if storage.exists(run_json_key()):
         return _continue(storage, config, clips, request)
     shards = split_shards(clips, config.shard_size)

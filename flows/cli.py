@@ -1,0 +1,265 @@
+"""The command line, `magicvideo`: one function per command, and what every error exits with.
+
+Exit codes: 0 done; 1 the work finished but some clips did not; 2 the input or configuration is wrong (one sentence on
+stderr, nothing written); 3 interrupted, and the message says with which command to go on. What a command computes
+with is imported inside it, so that `--help` and wrong input answer at once.
+"""
+
+import logging
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import click
+
+from flows.options import config_options, generate_command, json_option, make_request, run_options
+from flows.terminal import (
+    LiveProgress,
+    error_console,
+    plan_table,
+    print_error,
+    print_json,
+    print_tables,
+    stage_table,
+)
+from magicvideo_core.config import RunConfig, load_config
+from magicvideo_core.errors import ClipError, InputError, MagicVideoError, RunError
+from magicvideo_core.ids import default_seed
+from magicvideo_core.media import encode_lossless, encode_mp4, encode_png
+from magicvideo_core.prompts import Clip, clip_of_prompt
+from magicvideo_core.stages.base import Frames, keyframe_fps
+from magicvideo_core.storage import Storage, check_writable
+from tasks.resolve import resolve_run, words_outside_the_world
+
+DONE, SOME_CLIPS_DID_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 3
+
+
+class _Command(click.Command):
+    """A command whose help ends with its example as it was written."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            formatter.write_paragraph()
+            formatter.write(f"Example:\n  {self.epilog}\n")
+
+
+@click.group()
+@click.version_option(package_name="magicvideo")
+def cli() -> None:
+    """Prompts in, videos and a complete record out."""
+
+
+@cli.command(cls=_Command, epilog="magicvideo generate prompts.txt --output runs --preset tiny")
+@click.argument("prompts")
+@click.option("--output", required=True, metavar="URI", help="Where runs lie: a folder or any fsspec URL.")
+@run_options
+@json_option
+def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
+    """Turn PROMPTS (.txt, .csv, .jsonl, .parquet; path, URL, glob or -) into videos.
+
+    The same command with the same --run-id continues an interrupted run.
+    """
+    request = make_request(prompts, output, options)
+    run = resolve_run(request)
+    _warn_of_unknown_words([clip for shard in run.shards for clip in shard], run.config)
+    request = replace(request, run_id=run.run_id)
+    error_console().print(f"Run {run.uri}: {run.num_clips} clips in {len(run.shards)} shards.", markup=False)
+    try:
+        from flows.launch import run_generate
+
+        with LiveProgress() as progress:
+            summary = run_generate(run, request, progress)
+    except InputError:
+        raise
+    except (KeyboardInterrupt, Exception) as error:
+        if not isinstance(error, KeyboardInterrupt | MagicVideoError):
+            traceback.print_exc()
+        what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        print_error(f"{what}; continue with: {shlex.join(generate_command(request, run.run_id))}")
+        return INTERRUPTED
+    if as_json:
+        print_json(summary)
+    else:
+        last = summary["stages"][run.config.stages[-1]]
+        print(f"{last['succeeded']} of {summary['num_clips']} clips succeeded in every stage: {summary['run_uri']}")
+        print(f"Report: {summary['report_uri'] or 'could not be written'}")
+    return DONE if summary["succeeded"] else SOME_CLIPS_DID_NOT
+
+
+@cli.command(cls=_Command, epilog="magicvideo plan prompts.txt --preset magicvideo2")
+@click.argument("prompts")
+@click.option("--output", default="runs", metavar="URI", help="Where the run would lie, to see what is left of it.")
+@run_options
+@json_option
+def plan(prompts: str, output: str, as_json: bool, **options: Any) -> int:
+    """Say what `generate` would do with PROMPTS: clips, shards and pools. Writes nothing."""
+    from tasks.status import describe_plan
+
+    run = resolve_run(make_request(prompts, output, options), probe_output=False)
+    _warn_of_unknown_words([clip for shard in run.shards for clip in shard], run.config)
+    description = describe_plan(run)
+    if as_json:
+        print_json(description)
+        return DONE
+    print(f"{description['num_clips']} clips in {description['num_shards']} shards of {description['shard_size']}.")
+    print_tables(plan_table(description))
+    if description["done"]:
+        print(f"Continues {run.uri}; done so far:")
+        print_tables(stage_table(description["done"]))
+    print(f"There is {description['forecast_note']}.")
+    return DONE
+
+
+@cli.command(cls=_Command, epilog="magicvideo status runs/20261122-201500-1a2b")
+@click.argument("run_uri")
+@json_option
+def status(run_uri: str, as_json: bool) -> int:
+    """Show how far a run is, stage by stage, from what is durable in storage."""
+    from tasks.status import run_status
+
+    found = run_status(Storage(run_uri))
+    if as_json:
+        print_json(found)
+        return DONE
+    print_tables(stage_table(found["stages"]))
+    left = f"{found['left']} (clip, stage) pairs left" if found["left"] else "finished"
+    print(f"{found['num_clips']} clips in {found['num_shards']} shards, {left}: {found['run_uri']}")
+    return DONE
+
+
+@cli.command(cls=_Command, epilog="magicvideo report runs/20261122-201500-1a2b")
+@click.argument("run_uri")
+@json_option
+def report(run_uri: str, as_json: bool) -> int:
+    """Write the HTML page of a run, finished or not."""
+    from magicvideo_core.report import write_report
+
+    report_uri = write_report(Storage(run_uri))
+    print_json({"report_uri": report_uri}) if as_json else print(report_uri)
+    return DONE
+
+
+@cli.command(
+    cls=_Command, epilog='magicvideo sample "a big red circle moving right on a navy background" -o out.mp4 --seed 7'
+)
+@click.argument("prompt")
+@click.option("-o", "--output", required=True, metavar="FILE", help=".mp4 or .mkv; .png for one frame (stages=t2i).")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Default: the seed that a run would give the prompt.")
+@config_options
+def sample(prompt: str, output: str, seed: int | None, preset: str, config_file: str, overrides: Sequence[str]) -> int:
+    """Make one clip of PROMPT in this process, without Prefect or Ray."""
+    config = load_config(preset, config_file, overrides)
+    clip = clip_of_prompt(prompt, default_seed(prompt, 0, config.seed) if seed is None else seed)
+    encode = _encoder_for(output, config)
+    storage, name = _split_uri(output)
+    check_writable(storage.uri)
+    _warn_of_unknown_words([clip], config)
+    from magicvideo_core.sample import sample_clip
+
+    console = error_console()
+    try:
+        frames = sample_clip(clip.prompt, config, clip.seed, on_stage=lambda stage: console.print(f"{stage} ..."))
+        data = encode(frames[config.stages[-1]])
+    except ClipError as error:
+        print_error(f"The clip was not made: {type(error).__name__}: {error}")
+        return SOME_CLIPS_DID_NOT
+    print(storage.write(name, data).uri)
+    return DONE
+
+
+@cli.command(cls=_Command, epilog="magicvideo interpolate clip.mp4 -o smooth.mp4 --factor 3")
+@click.argument("inputs", nargs=-1, required=True, metavar="VIDEO_OR_FRAMES...")
+@click.option("-o", "--output", required=True, metavar="OUT", help="A video (.mp4, .mkv), or a folder for PNG frames.")
+@click.option("--factor", type=int, default=3, show_default=True, help="Frames out per frame in, ends shared.")
+@config_options
+def interpolate(
+    inputs: Sequence[str], output: str, factor: int, preset: str, config_file: str | None, overrides: Sequence[str]
+) -> int:
+    """Put frames between those of an existing video, or of a series of images."""
+    config = load_config(preset, config_file, overrides)
+    from magicvideo_core.interpolate import interpolate_file
+
+    count = interpolate_file(inputs, output, factor=factor, config=config)
+    print(f"{count} frames: {output}")
+    return DONE
+
+
+@cli.command(cls=_Command, epilog="magicvideo evaluate runs/20261122-201500-1a2b --json")
+@click.argument("run_uri")
+@click.option("--stage", default="vfi", show_default=True, help="Which stage's artifacts to judge.")
+@click.option("--write", is_flag=True, help="Write the verdict beside the run's report too.")
+@json_option
+def evaluate(run_uri: str, stage: str, write: bool, as_json: bool) -> int:
+    """Judge a run of Moving Shapes prompts with the oracle: background, colour, size, shape, texture, motion."""
+    from magicvideo_core.evaluation.runs import evaluate_run, write_report_files
+
+    verdict = evaluate_run(run_uri, stage)
+    print(verdict.as_json() if as_json else verdict.as_markdown())
+    for uri in write_report_files(Storage(run_uri), verdict, stage) if write else ():
+        print(uri, file=sys.stderr)
+    return DONE
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; every error that a person can mend is one sentence on stderr."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        code = cli.main(list(arguments), prog_name="magicvideo", standalone_mode=False)
+        return code if isinstance(code, int) else DONE
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        print_error(error.format_message())
+        return WRONG_INPUT
+    except InputError as error:
+        print_error(str(error))
+        return WRONG_INPUT
+    except MagicVideoError as error:
+        print_error(f"{type(error).__name__}: {error}")
+        return SOME_CLIPS_DID_NOT
+    except (click.Abort, KeyboardInterrupt):
+        print_error("Interrupted; give the same command again.")
+        return INTERRUPTED
+
+
+def _warn_of_unknown_words(clips: Sequence[Clip], config: RunConfig) -> None:
+    words = words_outside_the_world(clips, config)
+    if words:
+        shown = ", ".join(words[:12]) + (f" and {len(words) - 12} more" if len(words) > 12 else "")
+        print(
+            f"warning: the embedded weights have never seen: {shown}; expect what they know instead.", file=sys.stderr
+        )
+
+
+def _split_uri(output: str) -> tuple[Storage, str]:
+    """Return the folder and the name of a file that is to be written."""
+    if "://" in output:
+        folder, _, name = output.rpartition("/")
+        return Storage(folder), name
+    return Storage(Path(output).expanduser().parent), Path(output).name
+
+
+def _encoder_for(output: str, config: RunConfig) -> Callable[[Frames], bytes]:
+    """Return how to write the last stage's frames to a file of this name."""
+    one_frame = config.stages[-1] == "t2i"
+    fps = config.vfi.fps if config.stages[-1] == "vfi" else keyframe_fps(config)
+    suffix = PurePosixPath(output).suffix.lower()
+    if suffix == ".png" and one_frame:
+        return lambda frames: encode_png(frames[0])
+    if suffix == ".mp4" and not one_frame:
+        return lambda frames: encode_mp4(frames, fps, crf=config.vfi.crf, preset=config.vfi.x264_preset)
+    if suffix == ".mkv" and not one_frame:
+        return lambda frames: encode_lossless(frames, fps)
+    wanted = (
+        "one frame: give a file that ends in .png" if one_frame else "a video: give a file that ends in .mp4 or .mkv"
+    )
+    raise RunError(f"Output {output} does not fit stage {config.stages[-1]}, which makes {wanted}.")

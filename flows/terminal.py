@@ -1,0 +1,91 @@
+"""What a person sees: the live table, tables of plans and runs, one-sentence errors. stdout is for results only."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tasks.progress import ProgressBoard
+
+_COUNTS = ("pending", "running", "succeeded", "failed", "quarantined", "skipped")
+
+
+def error_console() -> Console:
+    """Return the console for everything that is not the result."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def print_error(message: str) -> None:
+    """Print one sentence on stderr, whatever line breaks the message had."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_tables(*tables: Table) -> None:
+    """Print tables on stdout."""
+    console = Console(highlight=False)
+    for table in tables:
+        console.print(table)
+
+
+class LiveProgress:
+    """The table of a running run on stderr; a context manager. On a pipe only the last state is printed."""
+
+    def __init__(self) -> None:
+        self._live = Live(Table(), console=error_console(), auto_refresh=False, transient=False)
+        self._shown: Any = None
+
+    def __call__(self, board: ProgressBoard) -> None:
+        """Show the counts as they are now."""
+        counts = {stage: stage_counts.to_json() for stage, stage_counts in board.snapshot().items()}
+        if counts != self._shown:
+            self._shown = counts
+            self._live.update(stage_table(counts), refresh=self._live.console.is_terminal)
+
+    def __enter__(self) -> "LiveProgress":
+        self._live.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._live.stop()
+
+
+def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the counts of every stage as a table."""
+    table = Table("stage", *_COUNTS, "s/clip", box=box.SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for stage, counts in stages.items():
+        seconds = counts["seconds_per_clip"]
+        cells = [str(counts[name]) if counts[name] else "·" for name in _COUNTS]
+        table.add_row(stage, *cells, "·" if seconds is None else f"{seconds:.2f}")
+    return table
+
+
+def plan_table(plan: Mapping[str, Any]) -> Table:
+    """Return the pools of a plan as a table."""
+    table = Table("stage", "backend", "weights", "clips", "actors", "GPUs", "CPUs", "batch", box=box.SIMPLE_HEAD)
+    for stage, pool in plan["stages"].items():
+        actors = str(pool["min_actors"])
+        if pool["max_actors"] != pool["min_actors"]:
+            actors += f" to {pool['max_actors']}"
+        table.add_row(
+            stage,
+            pool["backend"],
+            pool["weights"],
+            str(pool["num_clips"]),
+            actors,
+            f"{pool['num_gpus']:g}",
+            f"{pool['num_cpus']:g}",
+            str(pool["batch_size"]),
+        )
+    return table
