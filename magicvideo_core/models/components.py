@@ -37,6 +37,17 @@ def load_model(model_class: Any, reference: WeightsReference, subfolder: str, dt
     return model.eval().requires_grad_(False)
 
 
+def load_autoencoder(reference: WeightsReference, subfolder: str, dtype: torch.dtype) -> Any:
+    """An image autoencoder of whatever diffusers class its configuration names. Raises WeightsError."""
+    name, kwargs = _location(reference, subfolder)
+    try:
+        class_name = diffusers.AutoencoderKL.load_config(name, **kwargs)["_class_name"]
+        model_class = getattr(diffusers, class_name)
+    except (OSError, KeyError, AttributeError) as error:
+        raise WeightsError(f"No autoencoder configuration at {_shown(reference, subfolder)}: {error}") from error
+    return load_model(model_class, reference, subfolder, dtype)
+
+
 def load_tokenizer(reference: WeightsReference, subfolder: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a text encoder. Raises WeightsError."""
     name, kwargs = _location(reference, subfolder)
@@ -50,7 +61,7 @@ def load_scheduler(reference: WeightsReference, subfolder: str = "scheduler") ->
     """The scheduler of a checkpoint, of the class that its configuration names. Raises WeightsError."""
     name, kwargs = _location(reference, subfolder)
     try:
-        config = SchedulerMixin.load_config(name, **kwargs)
+        config = diffusers.DDIMScheduler.load_config(name, **kwargs)
         return getattr(diffusers, config["_class_name"]).from_config(config)
     except (OSError, KeyError, AttributeError) as error:
         raise WeightsError(f"No scheduler configuration at {_shown(reference, subfolder)}: {error}") from error

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoModel, ControlNetModel, DDIMScheduler, MotionAdapter, SchedulerMixin, UNet2DConditionModel
+from diffusers import ControlNetModel, DDIMScheduler, MotionAdapter, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from magicvideo_core.config import I2VConfig
 from magicvideo_core.config.weights import EMBEDDED, WeightsReference, resolve_weights
 from magicvideo_core.models import ip_adapter
-from magicvideo_core.models.components import load_model, load_scheduler, load_state, load_tokenizer
+from magicvideo_core.models.components import load_autoencoder, load_model, load_scheduler, load_state, load_tokenizer
 from magicvideo_core.models.spatial import inflate
 from magicvideo_core.models.text import added_conditions, embed_prompts
 from magicvideo_core.sampling.controlnet import reference_residuals
@@ -49,7 +49,7 @@ class VideoModel:
         encoder = resolve_weights(settings.image_encoder, "i2v", "image_encoder")
         self.image_encoder = load_model(CLIPVisionModelWithProjection, encoder, "", dtype).to(device)
         self.image_mean, self.image_std = _image_statistics(encoder)
-        self.vae = load_model(AutoModel, base, "vae", dtype).to(device)
+        self.vae = load_autoencoder(base, "vae", dtype).to(device)
         self.text_encoder = load_model(CLIPTextModel, base, "text_encoder", dtype).to(device)
         self.tokenizer = load_tokenizer(base, "tokenizer")
         self.scheduler = _video_scheduler(base, settings)

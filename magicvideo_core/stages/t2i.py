@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoModel, DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from magicvideo_core.config import RunConfig
@@ -13,7 +13,7 @@ from magicvideo_core.config.weights import WeightsReference, resolve_weights
 from magicvideo_core.errors import ClipError, NonFiniteError
 from magicvideo_core.ids import stage_seed
 from magicvideo_core.models import latents as pixels
-from magicvideo_core.models.components import has_file, load_model, load_scheduler, load_tokenizer
+from magicvideo_core.models.components import has_file, load_autoencoder, load_model, load_scheduler, load_tokenizer
 from magicvideo_core.models.text import added_conditions, embed_prompts
 from magicvideo_core.prompts import Clip
 from magicvideo_core.sampling.denoise import denoise, guided, set_timesteps
@@ -86,7 +86,7 @@ class _EmbeddedModel:
     def __init__(self, reference: WeightsReference, dtype: torch.dtype, device: str) -> None:
         self.device = device
         self.unet = load_model(UNet2DConditionModel, reference, "unet", dtype).to(device)
-        self.vae = load_model(AutoModel, reference, "vae", dtype).to(device)
+        self.vae = load_autoencoder(reference, "vae", dtype).to(device)
         self.text_encoder = load_model(CLIPTextModel, reference, "text_encoder", dtype).to(device)
         self.tokenizer = load_tokenizer(reference, "tokenizer")
         self.scheduler = load_scheduler(reference)

@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from magicvideo_core.training.peers import PeerAveraging
+
 logger = logging.getLogger(__name__)
 
 
@@ -96,11 +98,14 @@ class ExponentialMovingAverage:
                     each.copy_(kept[name])
 
 
-def run_training(recipe: Recipe, settings: TrainingSettings, output: Path) -> Path:
+def run_training(
+    recipe: Recipe, settings: TrainingSettings, output: Path, *, peers: PeerAveraging | None = None
+) -> Path:
     """Train to `settings.steps`, continuing from `output`/checkpoint where there is one; the EMA weights end in `output`.
 
     Deterministic for a seed and a thread count: the randomness of each step comes from (seed, step) alone, so an
-    interrupted training continues as if it had not been. Returns `output`.
+    interrupted training continues as if it had not been. With `peers`, this process is one of several that average their
+    weights; each has an `output` and a seed of its own. Returns `output`.
     """
     torch.set_num_threads(settings.threads)
     output.mkdir(parents=True, exist_ok=True)
@@ -115,7 +120,8 @@ def run_training(recipe: Recipe, settings: TrainingSettings, output: Path) -> Pa
     ema = ExponentialMovingAverage(parameters, settings.ema_decay)
     first = _load_checkpoint(output, parameters, ema, optimizer)
     started, sums, counts = time.monotonic(), {}, {}
-    for step in range(first, settings.steps):
+    step = first
+    while step < settings.steps:
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step) * group["scale"]
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
@@ -127,16 +133,26 @@ def run_training(recipe: Recipe, settings: TrainingSettings, output: Path) -> Pa
         if torch.isfinite(norm):
             optimizer.step()
             ema.update(step)
+        previous, step = step, step + 1
+        if peers is not None:
+            averaged = {f"model/{name}": each.data for name, each in parameters.items()}
+            averaged |= {f"ema/{name}": each for name, each in ema.shadow.items()}
+            step = peers.after_step(step, settings.steps, averaged)
         for name, value in {"grad_norm": float(norm), **metrics}.items():
             sums[name], counts[name] = sums.get(name, 0.0) + value, counts.get(name, 0) + 1
-        if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
-            _log(output, step + 1, time.monotonic() - started, {name: sums[name] / counts[name] for name in sums})
+        if _reached(settings.log_every, previous, step) or step == settings.steps:
+            _log(output, step, time.monotonic() - started, {name: sums[name] / counts[name] for name in sums})
             sums, counts = {}, {}
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-            _save_checkpoint(output, step + 1, parameters, ema, optimizer)
+        if _reached(settings.checkpoint_every, previous, step) or step == settings.steps:
+            _save_checkpoint(output, step, parameters, ema, optimizer)
             with ema.swapped_in():
                 recipe.save(output)
     return output
+
+
+def _reached(every: int, previous: int, step: int) -> bool:
+    """Whether a multiple of `every` lies in (previous, step]; peers can move the counter on by more than one."""
+    return step // every > previous // every
 
 
 def _log(output: Path, step: int, elapsed_s: float, metrics: dict[str, float]) -> None:
