@@ -61,7 +61,7 @@ class LiveProgress:
 
 def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return the counts of every stage as a table."""
-    table = Table("stage", *_COUNTS, "s/clip", box=box.SIMPLE_HEAD)
+    table = Table("stage", *_COUNTS, "s/clip", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for stage, counts in stages.items():
@@ -73,7 +73,18 @@ def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def plan_table(plan: Mapping[str, Any]) -> Table:
     """Return the pools of a plan as a table."""
-    table = Table("stage", "backend", "weights", "clips", "actors", "GPUs", "CPUs", "batch", box=box.SIMPLE_HEAD)
+    table = Table(
+        "stage",
+        "backend",
+        "weights",
+        "clips",
+        "actors",
+        "GPUs",
+        "CPUs",
+        "batch",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for stage, pool in plan["stages"].items():
         actors = str(pool["min_actors"])
         if pool["max_actors"] != pool["min_actors"]:
