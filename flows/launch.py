@@ -33,7 +33,7 @@ def run_generate(
     # 1. Ray and the actors' loading start now, in the background.
     from tasks.runtime import close_engine, start_engine
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     engine = start_engine(run)
     try:
         with ExitStack() as stack:
@@ -41,6 +41,8 @@ def run_generate(
             flow = _flow_thread(stack, request)
             try:
                 while not flow.done():
+                    # Again each time: Ray puts a handler of its own in place when it starts, which aborts the process.
+                    signal.signal(signal.SIGTERM, _interrupt)
                     show_progress(engine.board)
                     wait_for([flow], timeout=_REFRESH_S)
             except KeyboardInterrupt:
@@ -51,6 +53,7 @@ def run_generate(
             return flow.result()
     finally:
         close_engine(engine)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _flow_thread(stack: ExitStack, request: RunRequest) -> "Future[dict[str, Any]]":

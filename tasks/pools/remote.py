@@ -47,7 +47,7 @@ class RayStageActor:
         import ray
 
         self._ray: Any = ray
-        self._handle = ray.remote(_RemoteStageActor).options(**actor_options(pool)).remote(job)
+        self._handle = ray.remote(StageProcess).options(**actor_options(pool)).remote(job)
 
     def load(self) -> ActorInfo:
         info: ActorInfo = self._ray.get(self._handle.load.remote(), timeout=START_TIMEOUT_S)
@@ -68,8 +68,8 @@ class RayStageActor:
             self._ray.kill(self._handle, no_restart=True)
 
 
-class _RemoteStageActor:
-    """The actor process: a `StageActor` that knows where it runs."""
+class StageProcess:
+    """A `StageActor` in its own process, named so that process lists and Ray's pages say what it is."""
 
     def __init__(self, job: StageJob) -> None:
         import os

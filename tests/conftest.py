@@ -1,0 +1,72 @@
+"""What several tests share: one Ray and one Prefect API for the whole session, and a small fake configuration."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.environment import set_environment
+
+# Before any test module imports Ray or Prefect.
+set_environment()
+
+# Every stage fake and tiny: 16x16 pixels, 4 keyframes, 10 frames at the end.
+FAKE = (
+    *(f"{stage}.backend=fake" for stage in ("t2i", "i2v", "v2v", "vfi")),
+    *(f"{stage}.{side}=16" for stage in ("t2i", "i2v", "v2v") for side in ("height", "width")),
+    *(f"{stage}.num_frames=4" for stage in ("i2v", "v2v")),
+    *(f"{stage}.pool.num_cpus=0.1" for stage in ("t2i", "i2v", "v2v", "vfi")),
+    "vfi.x264_preset=ultrafast",
+)
+
+
+@pytest.fixture(scope="session")
+def fake_overrides() -> tuple[str, ...]:
+    """Overrides of the tiny preset that need no weights and almost no time."""
+    return FAKE
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray of this session, on two CPUs; engines use it and leave it running."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=128 * 2**20,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect API of this session with a database of its own; flows in this process talk to it."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.prefect_server import EphemeralServer
+
+    home: Path = tmp_path_factory.mktemp("prefect")
+    database = {"PREFECT_HOME": str(home), "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/p.db"}
+    before = {name: os.environ.get(name) for name in database}
+    os.environ.update(database)
+    server = EphemeralServer()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with server:
+        server.wait_until_healthy()
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield server.api_url
+            _drain_prefect()
+
+
+def _drain_prefect() -> None:
+    """Let Prefect send what it still holds before its server ends."""
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.drain_all(timeout=5)
