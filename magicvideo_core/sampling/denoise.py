@@ -38,7 +38,9 @@ def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, *, start_
     begin = 0
     if start_timestep is not None:
         begin = min(int((timesteps > start_timestep).sum()), len(timesteps) - 1)
-    scheduler.set_begin_index(begin)
+    # Schedulers that keep a step index need to be told; the others (DDIM) go by the timestep itself.
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
     return timesteps[begin:]
 
 

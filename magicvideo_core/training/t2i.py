@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from diffusers import AutoencoderDC, UNet2DConditionModel
@@ -27,7 +28,7 @@ TWO_OBJECT_SHARE = 0.35
 class TextToImageRecipe:
     """Captioned stills at the sizes of `batch_sizes` (pixels to images a step), one size drawn each step."""
 
-    learning_rate_scales: Mapping[str, float] = {}
+    learning_rate_scales: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, base: Path, *, batch_sizes: Mapping[int, int], shares: Mapping[int, float] | None = None) -> None:
         """`base`: a folder in the hub layout that holds at least vae/; unet/ and text_encoder/ are continued if there."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from diffusers import AutoencoderDC
@@ -45,7 +46,7 @@ def build_vae() -> AutoencoderDC:
 class VaeRecipe:
     """Reconstruction of stills at 64 and 128 pixels; Charbonnier loss, object pixels weighted three to one."""
 
-    learning_rate_scales: Mapping[str, float] = {}
+    learning_rate_scales: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, vae: AutoencoderDC | None = None, *, batch_size: int = 48) -> None:
         self.vae = vae or build_vae()

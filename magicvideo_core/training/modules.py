@@ -1,0 +1,102 @@
+"""What `magicvideo train MODULE` runs: one recipe per module, its usual settings, and the folder it continues from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from magicvideo_core.errors import ConfigError
+from magicvideo_core.training.loop import Recipe, TrainingSettings, run_training
+from magicvideo_core.training.peers import PeerAveraging
+
+MODULES = ("vae", "t2i", "i2v", "v2v", "vfi")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTraining:
+    """The usual settings of a module: the optimisation, and the mixture of batches where the recipe takes one."""
+
+    settings: TrainingSettings
+    mixture: Mapping[str, float] = field(default_factory=dict)
+    train_spatial: bool = True
+
+
+DEFAULTS = {
+    "vae": ModuleTraining(TrainingSettings(steps=1600, learning_rate=3e-3, warmup_steps=50, decay_fraction=0.4)),
+    "t2i": ModuleTraining(TrainingSettings(steps=4000), {"image64": 0.5, "image128": 0.5}),
+    "i2v": ModuleTraining(TrainingSettings(steps=4000), {"i2v": 0.5, "image64": 0.2, "image128": 0.3}),
+    "v2v": ModuleTraining(TrainingSettings(steps=600), {"v2v": 1.0}, train_spatial=False),
+}
+
+
+def parse_mixture(text: str) -> dict[str, float]:
+    """`kind=share,kind=share` with kinds i2v, v2v, image64, image128 and positive shares. Raises ConfigError."""
+    mixture = {}
+    for part in text.split(","):
+        kind, separator, share = part.strip().partition("=")
+        try:
+            mixture[kind] = float(share)
+        except ValueError:
+            mixture[kind] = 0.0
+        if not separator or kind not in ("i2v", "v2v", "image64", "image128") or mixture[kind] <= 0:
+            raise ConfigError(
+                f"Mixture part {part!r} must be KIND=SHARE with a kind of i2v, v2v, image64, image128 and a share above 0."
+            )
+    return mixture
+
+
+def train(
+    module: str,
+    output: Path,
+    *,
+    base: Path | None = None,
+    mixture: Mapping[str, float] | None = None,
+    train_spatial: bool | None = None,
+    peers: PeerAveraging | None = None,
+    **changes: object,
+) -> Path:
+    """Train one module into `output`, continuing from a checkpoint there.
+
+    Args:
+        module: one of `MODULES`.
+        base: the folder of the family so far (vae/ for t2i; t2i/ and, to go on with them, i2v/ and v2v/ for the video
+            modules), in the layout that the modules before wrote.
+        mixture: shares of the kinds of batches (image64, image128, i2v, v2v); the module's own where None.
+        train_spatial: whether a video module also trains the shared spatial layers and the text encoder.
+        changes: fields of `TrainingSettings` that differ from the module's own (steps, seed, learning_rate, ...).
+
+    Raises ConfigError for an unknown module or a base that lacks what the module needs.
+    """
+    if module not in MODULES:
+        raise ConfigError(f"Unknown module {module!r}; choose one of {', '.join(MODULES)}.")
+    if module == "vfi":
+        from magicvideo_core.training.vfi import train_vfi
+
+        known = {name: value for name, value in changes.items() if name in ("steps", "seed", "threads")}
+        return train_vfi(output, **{"steps": 4000, **known})  # type: ignore[arg-type]
+    defaults = DEFAULTS[module]
+    settings = replace(defaults.settings, **changes)  # type: ignore[arg-type]
+    torch.manual_seed(settings.seed)
+    return run_training(_recipe(module, base, mixture or defaults.mixture, train_spatial), settings, output, peers=peers)
+
+
+def _recipe(module: str, base: Path | None, mixture: Mapping[str, float], train_spatial: bool | None) -> Recipe:
+    if module == "vae":
+        from magicvideo_core.training.vae import VaeRecipe
+
+        return VaeRecipe()
+    needed = {"t2i": "vae", "i2v": "t2i", "v2v": "i2v"}[module]
+    if base is None or not (base / needed).is_dir():
+        raise ConfigError(f"Training {module} needs --base, a folder that holds {needed}/: train that module first.")
+    if module == "t2i":
+        from magicvideo_core.training.t2i import TextToImageRecipe
+
+        shares = {int(kind.removeprefix("image")): share for kind, share in mixture.items() if kind.startswith("image")}
+        return TextToImageRecipe(base, batch_sizes={64: 64, 128: 24}, shares=shares)
+    from magicvideo_core.training.video import Mixture, VideoRecipe
+
+    spatial = DEFAULTS[module].train_spatial if train_spatial is None else train_spatial
+    return VideoRecipe(base, mixture=Mixture(shares=mixture), train_spatial=spatial)

@@ -1,0 +1,49 @@
+"""Puts a trained family into the package: every safetensors file as fp16, configurations beside it, within the size limit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from magicvideo_core.errors import WeightsError
+
+PARTS = {"t2i": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+         "i2v": ("motion_adapter", "controlnet", "image_encoder", "ip_adapter"),
+         "v2v": ("motion_adapter",)}  # fmt: skip
+MAX_BYTES = 24 * 2**20
+
+
+def package_family(source: Path, target: Path) -> int:
+    """Copy the family in `source` (t2i/, i2v/, v2v/) to `target`, tensors as fp16; returns the bytes of all weights there.
+
+    Raises WeightsError where a part is missing, a value does not fit fp16, or `target`'s weights exceed 24 MiB in all.
+    """
+    for stage, components in PARTS.items():
+        for component in components:
+            folder = source / stage / component
+            if not folder.is_dir():
+                raise WeightsError(f"The family in {source} lacks {stage}/{component}: train that module first.")
+            destination = target / stage / component
+            shutil.rmtree(destination, ignore_errors=True)
+            destination.mkdir(parents=True)
+            for file in sorted(folder.iterdir()):
+                if file.suffix == ".safetensors":
+                    _store_half(file, destination / file.name)
+                elif file.suffix == ".json":
+                    shutil.copyfile(file, destination / file.name)
+    total = sum(file.stat().st_size for file in target.rglob("*.safetensors"))
+    if total > MAX_BYTES:
+        raise WeightsError(f"The weights in {target} take {total} bytes; the limit is {MAX_BYTES}.")
+    return total
+
+
+def _store_half(source: Path, target: Path) -> None:
+    tensors = {}
+    for name, value in load_file(source).items():
+        tensors[name] = value.to(torch.float16) if value.is_floating_point() else value
+        if not torch.isfinite(tensors[name].float()).all():
+            raise WeightsError(f"Tensor {name} of {source} does not fit fp16.")
+    save_file(tensors, target, metadata={"format": "pt"})
