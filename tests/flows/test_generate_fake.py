@@ -1,0 +1,185 @@
+"""The generate flow end to end, on a real Prefect API and a real Ray, with the fake backend in every stage."""
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from flows.generate import generate, in_waves
+from flows.launch import run_generate
+from magicvideo_core.errors import RunError
+from magicvideo_core.manifest.journal import write_record
+from magicvideo_core.manifest.layout import manifest_key
+from magicvideo_core.manifest.schema import MANIFEST_SCHEMA, ManifestRow
+from magicvideo_core.manifest.table import read_manifests
+from magicvideo_core.media import decode_video, encode_lossless, encode_png
+from magicvideo_core.storage import Storage, read_uri
+from tasks.progress import ProgressBoard
+from tasks.resolve import RunRequest, resolve_run
+from tasks.status import run_status
+
+pytestmark = pytest.mark.usefixtures("local_ray", "prefect_api")
+STAGES = ("t2i", "i2v", "v2v", "vfi")
+PROMPTS = ["one", "two", "three", "four bad", "five"]
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Five prompts, of which one brings an image and one a video along."""
+    folder = tmp_path_factory.mktemp("prompts")
+    picture = np.full((20, 30, 3), (200, 30, 30), np.uint8)
+    (folder / "given.png").write_bytes(encode_png(picture))
+    (folder / "given.mkv").write_bytes(encode_lossless(np.stack([picture // (1 + t) for t in range(8)]), 8.0))
+    given = {"one": {"image": str(folder / "given.png")}, "two": {"video": str(folder / "given.mkv")}}
+    rows = [{"prompt": prompt, "seed": 7, "note": prompt.upper(), **given.get(prompt, {})} for prompt in PROMPTS]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "prompts.jsonl")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prompts: str, fake_overrides: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """A finished run in shards of two, in which one clip fails at i2v."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    summary = generate(prompts, str(output), overrides=faulty(fake_overrides), run_id="run", shard_size=2)
+    assert summary["run_uri"] == f"{output}/run"
+    assert not summary["succeeded"]
+    return Storage(output / "run")
+
+
+def faulty(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    return (*overrides, "i2v.fake.fault=clip_error", "i2v.fake.fault_word=bad")
+
+
+def outcome(storage: Storage) -> dict[tuple[str, str], tuple[str, str | None]]:
+    """Return status and hash per (stage, clip), after checking that no row is doubled and every hash is right."""
+    rows = read_manifests(storage)
+    assert max(Counter((row.stage, row.clip_id) for row in rows).values()) == 1
+    return {(row.stage, row.clip_id): (row.status, row.sha256) for row in rows}
+
+
+def test_every_clip_has_one_row_per_stage_and_a_reason_where_it_failed(undisturbed: Storage) -> None:
+    rows = {(row.stage, row.prompt): row for row in read_manifests(undisturbed)}
+    assert len(rows) == len(STAGES) * len(PROMPTS)
+    bad = {stage: rows[stage, "four bad"] for stage in STAGES}
+    assert [bad[stage].status for stage in STAGES] == ["succeeded", "failed", "skipped", "skipped"]
+    assert [bad[stage].error_type for stage in STAGES] == [None, "GateError", "UpstreamFailed", "UpstreamFailed"]
+    good = [row for row in rows.values() if row.prompt != "four bad"]
+    assert {row.status for row in good} == {"succeeded"}
+    assert {json.loads(row.extra)["note"] for row in rows.values()} == {prompt.upper() for prompt in PROMPTS}
+    for row in good:
+        if row.stage == "vfi":
+            video = decode_video(read_uri(str(row.artifact_uri)))
+            assert (video.frames_THWC_u8.shape, video.fps) == ((10, 16, 16, 3), 24.0)
+
+
+def test_what_a_run_leaves_in_storage(undisturbed: Storage) -> None:
+    keys = undisturbed.list()
+    folders = Counter(key.split("/")[0] for key in keys)
+    assert folders == {"run.json": 1, "plan": 3, "artifacts": 5 + 3 * 4, "manifests": 12, "report": folders["report"]}
+    assert "report/index.html" in keys
+    assert "manifests/vfi/shard-00002.attempt-001.parquet" in keys
+    table = pq.read_table(undisturbed.join("manifests/vfi/shard-00002.attempt-001.parquet"))
+    assert table.schema.names == MANIFEST_SCHEMA.names
+    status = run_status(undisturbed)
+    assert (status["finished"], status["left"]) == (True, 0)
+    assert status["stages"]["v2v"] | {"seconds_per_clip": None} == {
+        "pending": 0,
+        "running": 0,
+        "succeeded": 4,
+        "failed": 0,
+        "quarantined": 0,
+        "skipped": 1,
+        "seconds_per_clip": None,
+        "all_succeeded": False,
+    }
+
+
+def test_given_images_and_videos_take_the_place_of_what_a_stage_makes(undisturbed: Storage) -> None:
+    rows = {(row.stage, row.prompt): row for row in read_manifests(undisturbed)}
+    image = read_uri(str(rows["t2i", "one"].artifact_uri))
+    assert image == encode_png(np.full((16, 16, 3), (200, 30, 30), np.uint8))
+    keyframes = decode_video(read_uri(str(rows["i2v", "two"].artifact_uri))).frames_THWC_u8
+    assert keyframes.shape == (4, 16, 16, 3)
+    # Of 8 frames the first, the last and two between: 0, 2, 5, 7.
+    assert [int(frame[8, 8, 0]) for frame in keyframes] == [200 // (1 + t) for t in (0, 2, 5, 7)]
+
+
+def test_another_shard_size_gives_the_same_bytes_and_a_lost_part_is_made_again(
+    undisturbed: Storage, prompts: str, fake_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    request = {"prompts": prompts, "output": str(tmp_path), "overrides": faulty(fake_overrides), "run_id": "run"}
+    generate(**request, shard_size=3)
+    storage = Storage(tmp_path / "run")
+    expected = outcome(undisturbed)
+    assert outcome(storage) == expected
+
+    # As after a kill: vfi has no manifest of shard 0 but the journal record of one clip; v2v lost shard 1 altogether.
+    before = {(row.stage, row.clip_id): row for row in read_manifests(storage)}
+    kept = next(row for row in before.values() if row.stage == "vfi" and row.shard_id == 0)
+    lost = [("vfi", 0), ("vfi", 1), ("v2v", 1)]
+    for stage, shard_id in lost:
+        storage.delete(manifest_key(stage, shard_id, 1))
+    write_record(storage, kept)
+    assert run_status(storage)["left"] == 2 + 2 + 2
+    generate(**request, shard_size=3)
+    assert outcome(storage) == expected
+
+    def same(row: ManifestRow) -> bool:
+        return row == before[row.stage, row.clip_id]
+
+    again = [(row.stage, row.shard_id, row.clip_id) for row in read_manifests(storage) if not same(row)]
+    assert {(stage, shard_id) for stage, shard_id, _ in again} == set(lost)
+    assert kept.clip_id not in {clip_id for stage, _, clip_id in again if stage == "vfi"}
+    assert not storage.list("journal")
+
+
+def test_a_signal_stops_the_run_and_the_same_request_finishes_it(
+    undisturbed: Storage, prompts: str, fake_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    request = RunRequest(prompts, str(tmp_path), overrides=faulty(fake_overrides), run_id="run", shard_size=2)
+
+    def terminate_after_the_first_clip(board: ProgressBoard) -> None:
+        if board.snapshot()["i2v"].succeeded:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_generate(resolve_run(request), request, terminate_after_the_first_clip)
+    left = run_status(Storage(tmp_path / "run"))["left"]
+    assert 0 < left < len(STAGES) * len(PROMPTS)
+    run = resolve_run(request)
+    assert not run.is_new
+    summary = run_generate(run, request, lambda board: None)
+    assert summary["stages"]["vfi"]["succeeded"] == 4
+    assert outcome(run.storage) == outcome(undisturbed)
+
+
+def test_another_configuration_or_prompt_set_is_refused(
+    undisturbed: Storage, prompts: str, fake_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    output, run_id = undisturbed.uri.rpartition("/")[::2]
+    request = RunRequest(prompts, output, overrides=faulty(fake_overrides), run_id=run_id, shard_size=2)
+    assert not resolve_run(request).is_new
+    changed = RunRequest(prompts, output, overrides=(*faulty(fake_overrides), "vfi.crf=20"), run_id=run_id)
+    with pytest.raises(RunError, match=r"other values of shard_size, vfi\.crf: give the same configuration"):
+        resolve_run(changed)
+    (tmp_path / "other.txt").write_text("one\nsix\n")
+    other = RunRequest(str(tmp_path / "other.txt"), output, overrides=request.overrides, run_id=run_id, shard_size=2)
+    with pytest.raises(RunError, match=r"another prompt set .* \(2 clips new, 5 gone\)"):
+        resolve_run(other)
+
+
+def test_waves_start_each_stage_after_the_one_it_waits_for() -> None:
+    waves = list(in_waves([0, 1, 2], ["t2i", "i2v"]))
+    assert waves == [
+        (0, "t2i", None),
+        (1, "t2i", None),
+        (0, "i2v", "t2i"),
+        (2, "t2i", None),
+        (1, "i2v", "t2i"),
+        (2, "i2v", "t2i"),
+    ]
