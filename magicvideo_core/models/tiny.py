@@ -121,6 +121,8 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     own, source = controlnet.state_dict(), unet.state_dict()
     shared = {name: value for name, value in source.items() if name in own and own[name].shape == value.shape}
     controlnet.load_state_dict({**own, **shared})
+    # diffusers zeroes the condition's last layer as well as the outputs; two zeros in a row hardly start to learn.
+    controlnet.controlnet_cond_embedding.conv_out.reset_parameters()
     return controlnet
 
 

@@ -7,7 +7,6 @@ latents, the noise prior: MagicVideo-V2 (arXiv 2401.04468), section 2.2. Shapes:
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from diffusers import ControlNetModel, DDIMScheduler, MotionAdapter, SchedulerMi
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from magicvideo_core.config import I2VConfig
-from magicvideo_core.config.weights import EMBEDDED, WeightsReference, resolve_weights
+from magicvideo_core.config.weights import WeightsReference, resolve_weights
 from magicvideo_core.models import ip_adapter
 from magicvideo_core.models.components import load_autoencoder, load_model, load_scheduler, load_state, load_tokenizer
 from magicvideo_core.models.spatial import inflate
@@ -52,7 +51,7 @@ class VideoModel:
         self.vae = load_autoencoder(base, "vae", dtype).to(device)
         self.text_encoder = load_model(CLIPTextModel, base, "text_encoder", dtype).to(device)
         self.tokenizer = load_tokenizer(base, "tokenizer")
-        self.scheduler = _video_scheduler(base, settings)
+        self.scheduler = _video_scheduler(base)
         self.settings = settings
         self.device = device
 
@@ -98,10 +97,10 @@ class VideoModel:
         return predict
 
 
-def _video_scheduler(base: WeightsReference, settings: I2VConfig) -> SchedulerMixin:
-    """The embedded family's own schedule; open AnimateDiff adapters want DDIM on the linear one they were trained on."""
+def _video_scheduler(base: WeightsReference) -> SchedulerMixin:
+    """The checkpoint's own schedule, but for Stable Diffusion's: AnimateDiff adapters were trained on the linear one."""
     scheduler = load_scheduler(base)
-    if settings.motion_adapter == EMBEDDED or Path(settings.weights).is_dir():
+    if scheduler.config.beta_schedule != "scaled_linear":
         return scheduler
     return DDIMScheduler.from_config(
         scheduler.config, beta_schedule="linear", steps_offset=1, clip_sample=False, timestep_spacing="linspace"

@@ -130,7 +130,8 @@ class VideoRecipe:
         weights = _unfold(latent_weights(object_masks(parameters, pixels)), count)
         noise = torch.randn(latents.shape, generator=generator)
         if kind == "i2v":
-            timesteps = sample_timesteps(count, generator, mean=0.5)
+            # Where objects are and go is decided early: most timesteps lie near the noise.
+            timesteps = sample_timesteps(count, generator, mean=1.0)
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
             timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
