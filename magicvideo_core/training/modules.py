@@ -87,7 +87,7 @@ def _recipe(module: str, base: Path | None, mixture: Mapping[str, float], train_
     if module == "vae":
         from magicvideo_core.training.vae import VaeRecipe
 
-        return VaeRecipe()
+        return VaeRecipe(batch_size=32)
     needed = {"t2i": "vae", "i2v": "t2i", "v2v": "i2v"}[module]
     if base is None or not (base / needed).is_dir():
         raise ConfigError(f"Training {module} needs --base, a folder that holds {needed}/: train that module first.")
