@@ -16,12 +16,14 @@ from tasks.runtime import open_engine
 # How many (shard, stage) pairs may be open at once. They only wait for their pool, so this bounds how far the first
 # stages run ahead of the last, not how much is computed.
 MAX_OPEN_STAGES = 64
+# Typed as Any: Prefect's generic runner does not match its own decorator.
+_TASK_RUNNER: Any = ThreadPoolTaskRunner(max_workers=MAX_OPEN_STAGES)
 
 
 @flow(
     name="generate",
     flow_run_name="generate-{run_id}",
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_OPEN_STAGES),
+    task_runner=_TASK_RUNNER,
     persist_result=False,
 )
 def generate(
@@ -45,7 +47,7 @@ def generate(
         done: dict[tuple[int, str], PrefectFuture[dict[str, int]]] = {}
         for shard_id, stage, stage_before in in_waves(shard_ids, engine.run.config.stages):
             before = [done[shard_id, stage_before]] if stage_before else []
-            done[shard_id, stage] = run_stage.submit(uri, stage, shard_id, wait_for=before)
+            done[shard_id, stage] = run_stage.submit(uri, stage, shard_id, return_state=False, wait_for=before)
         for future in as_completed(list(done.values())):
             future.result()
         return publish(uri)

@@ -144,10 +144,12 @@ def _check_starts(clips: Sequence[Clip], config: RunConfig) -> None:
     first = config.stages[0]
     if first == "vfi":
         raise PromptError("stages='vfi' has no frames to start from: begin with v2v, or use `magicvideo interpolate`.")
-    before = {"t2i": None, "i2v": "t2i", "v2v": "i2v"}[first]
-    for clip in clips if before is not None else ():
+    before = {"i2v": "t2i", "v2v": "i2v"}.get(first)
+    if before is None:
+        return
+    column = "image" if before == "t2i" else "video"
+    for clip in clips:
         if not is_given(clip, before):
-            column = "image" if before == "t2i" else "video"
             raise PromptError(
                 f"Prompt {clip.prompt!r} (clip {clip.clip_id}) has no {column!r}, which a run that begins with {first} "
                 "starts from: add it, or begin with an earlier stage."

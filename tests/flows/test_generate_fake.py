@@ -164,7 +164,9 @@ def test_another_configuration_or_prompt_set_is_refused(
     output, run_id = undisturbed.uri.rpartition("/")[::2]
     request = RunRequest(prompts, output, overrides=faulty(fake_overrides), run_id=run_id, shard_size=2)
     assert not resolve_run(request).is_new
-    changed = RunRequest(prompts, output, overrides=(*faulty(fake_overrides), "vfi.crf=20"), run_id=run_id)
+    changed = RunRequest(
+        prompts, output, overrides=(*faulty(fake_overrides), "vfi.crf=20"), run_id=run_id, shard_size=3
+    )
     with pytest.raises(RunError, match=r"other values of shard_size, vfi\.crf: give the same configuration"):
         resolve_run(changed)
     (tmp_path / "other.txt").write_text("one\nsix\n")
