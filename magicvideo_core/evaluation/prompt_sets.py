@@ -24,7 +24,7 @@ def evaluation_prompts(count: int, seed: int = 0, num_objects: int = 1, held_out
     prompts: dict[str, None] = {}
     repeats = 0
     while len(prompts) < count:
-        if repeats > 200 + 20 * count:
+        if repeats > 200 + 4 * count:
             raise ValueError(f"the world has no {count} different prompts of this kind; ask for fewer")
         wanted = len(prompts) % 2 == 1 if held_out is None else held_out
         prompt = sample_scene(rng, num_objects=num_objects, held_out=wanted).prompt

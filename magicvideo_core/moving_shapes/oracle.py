@@ -43,6 +43,8 @@ from magicvideo_core.moving_shapes.world import (
 )
 
 MIN_SHAPE_IOU = 0.7
+# Of an object's pixels outside its largest blob: a second object that nobody asked for has more.
+MAX_STRAY = 0.1
 MIN_MOTION = 0.5
 MAX_STILL = 0.3
 ATTRIBUTES = ("background", "colour", "shape", "size", "texture", "motion")
@@ -220,12 +222,14 @@ def _judge_object(
     fitted = free[np.unique(np.linspace(0, len(free) - 1, min(len(free), _FITTED_FRAMES)).round().astype(int))]
     ious = {shape: np.zeros(len(fitted)) for shape in SHAPES}
     poses: dict[tuple[str, int], Pose] = {}
+    strays: list[float] = []
     for position, n in enumerate(fitted):
         blob = track.blobs[n]
         if blob is None:
             continue
         whole = track.masks[n] | track.filled[n]
         total = int(np.count_nonzero(whole))
+        strays.append(1 - np.count_nonzero(track.filled[n]) / total)
         for shape in SHAPES:
             poses[shape, n], ious[shape][position] = fit(shape, blob, whole, total)
     shape = max(SHAPES, key=lambda each: float(ious[each].mean()))
@@ -280,7 +284,7 @@ def _judge_object(
     )
     return ObjectJudgement(
         colour=colour.clean and colour.name == spec.colour,
-        shape=shape == spec.shape and shape_iou >= MIN_SHAPE_IOU,
+        shape=shape == spec.shape and shape_iou >= MIN_SHAPE_IOU and float(np.median(strays)) <= MAX_STRAY,
         size=size == spec.size and off <= math.log(_SIZE_BAND),
         texture=texture == spec.texture,
         motion=motion == spec.motion if len(times_u) > 1 else None,

@@ -81,8 +81,8 @@ def see_colours(frames_NHWC: np.ndarray, background_rgb: np.ndarray) -> list[See
         share = float(mine.mean())
         clean = False
         if mine.any():
-            # The lightest fifth: with stripes two pixels wide hardly more of the object shows its full colour.
-            bright = mine & (light[:, index] >= np.quantile(light[mine, index], 0.8))
+            # The lightest tenth: with stripes two pixels wide hardly more of the object shows its full colour.
+            bright = mine & (light[:, index] >= np.quantile(light[mine, index], 0.9))
             off = np.linalg.norm(np.median(pixels_PC[bright], axis=0) - _PALETTE[index])
             clean = float(off) <= 0.9 * COLOUR_TOLERANCE
         seen.append(SeenColour(name, share, clean))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+STRIP_FRAMES = 6
 TILE_PX = 96
 _GAP_PX = 4
 
@@ -26,10 +27,10 @@ def tile(frame_HWC_u8: npt.NDArray[np.uint8], height_px: int) -> Image.Image:
     return image if image.height == height_px else image.resize((width_px, height_px), Image.Resampling.LANCZOS)
 
 
-def strip(frames_THWC_u8: npt.NDArray[np.uint8], count: int = 6) -> str:
-    """Return a row of frames as one JPEG data URI, six tiles wide however many frames there are."""
+def strip(frames_THWC_u8: npt.NDArray[np.uint8], count: int = STRIP_FRAMES) -> str:
+    """Return up to `count` frames side by side as one JPEG data URI."""
     tiles = [tile(frame, TILE_PX) for frame in frames_at(frames_THWC_u8, count)]
-    row = Image.new("RGB", (len(tiles) * (tiles[0].width + _GAP_PX) - _GAP_PX, TILE_PX), (128, 128, 128))
+    row = Image.new("RGB", (len(tiles) * (tiles[0].width + _GAP_PX) - _GAP_PX, TILE_PX), (222, 222, 218))
     for index, each in enumerate(tiles):
         row.paste(each, (index * (each.width + _GAP_PX), 0))
     return data_uri(row)
