@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 from torch import nn
 
 
@@ -25,6 +29,21 @@ def share_spatial_layers(source: nn.Module, user: nn.Module) -> None:
         for name in ("resnets", "attentions", "downsamplers", "upsamplers"):
             if getattr(ours, name, None) is not None:
                 setattr(theirs, name, getattr(ours, name))
+
+
+@contextmanager
+def temporal_positions(motion_unet: UNetMotionModel, positions: Sequence[int]) -> Iterator[None]:
+    """Inside the block, the frames given to the UNet sit at these temporal positions, not at 0, 1, 2, ..."""
+    embeddings = [module for module in motion_unet.modules() if isinstance(module, SinusoidalPositionalEmbedding)]
+    index = list(positions)
+    handles = [
+        each.register_forward_hook(lambda module, inputs, output: inputs[0] + module.pe[:, index]) for each in embeddings
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def motion_state(motion_unet: UNetMotionModel) -> dict:

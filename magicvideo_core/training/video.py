@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from magicvideo_core.models import ip_adapter
 from magicvideo_core.models.latents import decode, encode
-from magicvideo_core.models.spatial import inflate, motion_state, share_spatial_layers
+from magicvideo_core.models.spatial import inflate, motion_state, share_spatial_layers, temporal_positions
 from magicvideo_core.models.text import added_conditions, embed_prompts
 from magicvideo_core.models.tiny import (
     build_controlnet,
@@ -53,6 +54,8 @@ class Mixture:
     batch_sizes: Mapping[str, int] = field(
         default_factory=lambda: {"i2v": 6, "v2v": 2, "image64": 64, "image128": 24}
     )
+    frames_per_clip: int = NUM_KEYFRAMES
+    """Fewer than all: each clip shows that many of its keyframes, drawn anew, at their own temporal positions."""
 
 
 class VideoRecipe:
@@ -123,8 +126,9 @@ class VideoRecipe:
         pixels = PIXELS[kind]
         scenes = [sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1) for _ in range(count)]
         captions = [training_caption(scene, rng, drop_some=0.15) for scene in scenes]
+        chosen = _chosen_frames(self.mixture.frames_per_clip, rng)
         times = keyframe_times(NUM_KEYFRAMES)
-        parameters = frame_parameters([(scene, u) for scene in scenes for u in times])
+        parameters = frame_parameters([(scene, times[index]) for scene in scenes for index in chosen])
         frames = render_batch(parameters, pixels)
         latents = _unfold(encode(self.images.vae, frames / 255), count)
         weights = _unfold(latent_weights(object_masks(parameters, pixels)), count)
@@ -138,7 +142,7 @@ class VideoRecipe:
             source = latents if rng.random() < 0.25 else _unfold(self._low_resolution(parameters, generator), count)
             batch = add_noise(source, noise, timesteps, self.images.scheduler)
         prompt_embeds, pooled = embed_prompts(captions, self.images.tokenizer, self.images.text_encoder)
-        reference = frames.view(count, NUM_KEYFRAMES, 3, pixels, pixels)[:, 0] / 255
+        reference = render_batch(frame_parameters([(scene, 0.0) for scene in scenes]), pixels) / 255
         kept = torch.tensor([rng.random() >= REFERENCE_DROPOUT for _ in range(count)])
         controlled = torch.tensor([float(rng.random() >= REFERENCE_DROPOUT) for _ in range(count)])
         image_input = image_encoder_input(reference) * kept[:, None, None, None]
@@ -146,18 +150,19 @@ class VideoRecipe:
         down, mid = reference_residuals(
             self.controlnet, batch.noisy, timesteps, prompt_embeds, reference, conditioning_scale=controlled
         )
-        predicted = self.video_unets[kind](
-            batch.noisy,
-            timesteps,
-            # diffusers' video UNet wants the tokens once per frame, everything else once per clip.
-            prompt_embeds.repeat_interleave(NUM_KEYFRAMES, dim=0),
-            added_cond_kwargs={
-                **added_conditions(self.images.unet, pooled, pixels, pixels),
-                "image_embeds": [image_embeds],
-            },
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=mid,
-        ).sample
+        with temporal_positions(self.video_unets[kind], chosen):
+            predicted = self.video_unets[kind](
+                batch.noisy,
+                timesteps,
+                # diffusers' video UNet wants the tokens once per frame, everything else once per clip.
+                prompt_embeds.repeat_interleave(len(chosen), dim=0),
+                added_cond_kwargs={
+                    **added_conditions(self.images.unet, pooled, pixels, pixels),
+                    "image_embeds": [image_embeds],
+                },
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=mid,
+            ).sample
         return weighted_error(predicted, latents, batch.loss_weights_N, weights)
 
     def _low_resolution(self, parameters, generator: torch.Generator) -> torch.Tensor:  # type: ignore[no-untyped-def]
@@ -190,6 +195,12 @@ class VideoRecipe:
         target = directory / "i2v" / "ip_adapter" / "ip-adapter-plus.safetensors"
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(ip_adapter.to_hub_layout(first.encoder_hid_proj.image_projection_layers[0], first), target)
+
+
+def _chosen_frames(count: int, rng: random.Random) -> list[int]:
+    """`count` of the keyframes' indices, ascending, one from each of `count` equal stretches of the clip."""
+    edges = [NUM_KEYFRAMES * n / count for n in range(count + 1)]
+    return [rng.randrange(round(low), round(high)) for low, high in pairwise(edges)]
 
 
 def _unfold(folded: torch.Tensor, clips: int) -> torch.Tensor:
