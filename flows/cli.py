@@ -20,6 +20,7 @@ from flows.options import config_options, generate_command, json_option, make_re
 from flows.terminal import (
     LiveProgress,
     error_console,
+    log_to_stderr,
     plan_table,
     print_error,
     print_json,
@@ -242,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every error that a person can mend is one sentence on stderr."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     try:
         code = cli.main(list(arguments), prog_name="magicvideo", standalone_mode=False)
         return code if isinstance(code, int) else DONE

@@ -9,12 +9,15 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from magicvideo_core.errors import RunStoppedError
+from magicvideo_core.errors import ConfigError, RunStoppedError
 from tasks.environment import set_environment
 from tasks.progress import ProgressBoard
 from tasks.resolve import ResolvedRun, RunRequest
+
+if TYPE_CHECKING:
+    from tasks.prefect_server import EphemeralServer
 
 # How often progress is shown, and how long a stopped run may take to report to Prefect and give its devices back.
 _REFRESH_S = 0.2
@@ -35,10 +38,12 @@ def run_generate(
 
     before = signal.signal(signal.SIGTERM, _interrupt)
     engine = start_engine(run)
+    flow: Future[dict[str, Any]] = Future()
     try:
         with ExitStack() as stack:
             # 2. Prefect's server starts beside them, then the flow once it answers.
-            flow = _flow_thread(stack, request)
+            server = _start_prefect(stack)
+            _start_flow(flow, request, server)
             try:
                 while not flow.done():
                     # Again each time: Ray puts a handler of its own in place when it starts, which aborts the process.
@@ -51,22 +56,34 @@ def run_generate(
                 raise
             show_progress(engine.board)
             return flow.result()
+    except BaseException as error:
+        engine.stop(RunStoppedError(f"Run {run.run_id} stopped after {type(error).__name__}: {error}"))
+        raise
     finally:
         close_engine(engine)
         signal.signal(signal.SIGTERM, before)
 
 
-def _flow_thread(stack: ExitStack, request: RunRequest) -> "Future[dict[str, Any]]":
-    """Start the flow in a thread of its own, so that signals reach the main thread and not Prefect's machinery."""
+def _start_prefect(stack: ExitStack) -> "EphemeralServer | None":
+    """Start an ephemeral server, to end with `stack`; None where a server is set, which must answer."""
+    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from tasks.prefect_server import EphemeralServer
 
-    server = None
-    if not PREFECT_API_URL.value():
-        server = stack.enter_context(EphemeralServer())
-        stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
-    result: Future[dict[str, Any]] = Future()
+    if api_url := PREFECT_API_URL.value():
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+        if problem is not None:
+            raise ConfigError(f"Prefect at PREFECT_API_URL={api_url} does not answer: start it, or unset it.")
+        return None
+    server = stack.enter_context(EphemeralServer())
+    stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
+    return server
+
+
+def _start_flow(result: "Future[dict[str, Any]]", request: RunRequest, server: "EphemeralServer | None") -> None:
+    """Start the flow in a thread of its own, so that signals reach the main thread and not Prefect's machinery."""
 
     def run_flow() -> None:
         try:
@@ -79,10 +96,9 @@ def _flow_thread(stack: ExitStack, request: RunRequest) -> "Future[dict[str, Any
         except BaseException as error:
             result.set_exception(error)
 
-    # The settings above live in this thread's context.
+    # Prefect's settings live in the context of this thread.
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(run_flow,), name="generate-flow", daemon=True).start()
-    return result
 
 
 def _interrupt(signal_number: int, frame: Any) -> None:

@@ -1,13 +1,16 @@
 """What a person sees: the live table, tables of plans and runs, one-sentence errors. stdout is for results only."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.logging import RichHandler
 from rich.table import Table
 
 from tasks.progress import ProgressBoard
@@ -15,14 +18,21 @@ from tasks.progress import ProgressBoard
 _COUNTS = ("pending", "running", "succeeded", "failed", "quarantined", "skipped")
 
 
+@cache
 def error_console() -> Console:
-    """Return the console for everything that is not the result."""
+    """Return the console for everything that is not the result; one for all, so that lines stand above the table."""
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def print_error(message: str) -> None:
     """Print one sentence on stderr, whatever line breaks the message had."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def log_to_stderr() -> None:
+    """Send log records of warnings and above to stderr."""
+    handler = RichHandler(console=error_console(), show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
 
 
 def print_json(document: Any) -> None:

@@ -47,6 +47,7 @@ class ProgressBoard:
     def __init__(self, stages: Sequence[str], num_clips: int) -> None:
         self._lock = threading.Lock()
         self._counts = {stage: StageCounts(pending=num_clips) for stage in stages}
+        self._finished: set[tuple[str, str]] = set()
 
     def start(self, stage: str, num_clips: int) -> None:
         """Note that clips went to an actor."""
@@ -59,8 +60,14 @@ class ProgressBoard:
         self.start(stage, -num_clips)
 
     def finish(self, row: ManifestRow, *, was_running: bool) -> None:
-        """Note a terminal row; `was_running` says whether `start` was called for its clip."""
+        """Note a terminal row; `was_running` says whether `start` was called for its clip.
+
+        A row counts once, also where a task that is tried again reads it back.
+        """
         with self._lock:
+            if (row.stage, row.clip_id) in self._finished:
+                return
+            self._finished.add((row.stage, row.clip_id))
             counts = self._counts[row.stage]
             if was_running:
                 counts.running -= 1

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from magicvideo_core.errors import RunError, RunStoppedError
+from magicvideo_core.errors import ConfigError, RunError, RunStoppedError
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from tasks.pools.actor import ClipWork, Reason, StageJob, unfinished_row
@@ -58,8 +58,11 @@ class Engine:
         return self._pools.result()[stage]
 
     def wait_until_placed(self) -> None:
-        """Wait until Ray runs and every pool has its size. Raises ConfigError where the cluster is too small."""
+        """Wait until Ray runs and every pool has its size; raises what kept it from that, or what stopped the run."""
         self._pools.result()
+        with self._lock:
+            if self._stop_reason is not None:
+                raise self._stop_reason
 
     def stop(self, reason: BaseException) -> None:
         """Give up all work now; whoever waits for a pool gets `reason`."""
@@ -107,7 +110,12 @@ class Engine:
                 "include_dashboard": False,
                 "object_store_memory": _OBJECT_STORE_BYTES,
             }
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError) as error:
+            if address := os.environ.get("RAY_ADDRESS"):
+                raise ConfigError(f"Ray at RAY_ADDRESS={address} does not answer: start it, or unset it.") from error
+            raise
         return True
 
     def _place_pools(self) -> dict[str, StagePool]:

@@ -5,14 +5,17 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 
 from flows.generate import generate, in_waves
 from flows.launch import run_generate
-from magicvideo_core.errors import RunError
+from magicvideo_core.errors import GateError, RunError, StorageUnavailableError
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import manifest_key
 from magicvideo_core.manifest.schema import MANIFEST_SCHEMA, ManifestRow
@@ -21,6 +24,7 @@ from magicvideo_core.media import decode_video, encode_lossless, encode_png
 from magicvideo_core.storage import Storage, read_uri
 from tasks.progress import ProgressBoard
 from tasks.resolve import RunRequest, resolve_run
+from tasks.retries import RETRY_TRANSIENT
 from tasks.status import run_status
 
 pytestmark = pytest.mark.usefixtures("local_ray", "prefect_api")
@@ -173,6 +177,25 @@ def test_another_configuration_or_prompt_set_is_refused(
     other = RunRequest(str(tmp_path / "other.txt"), output, overrides=request.overrides, run_id=run_id, shard_size=2)
     with pytest.raises(RunError, match=r"another prompt set .* \(2 clips new, 5 gone\)"):
         resolve_run(other)
+
+
+def test_prefect_tries_a_task_again_only_where_the_reason_may_pass() -> None:
+    calls: Counter[str] = Counter()
+
+    @task(cache_policy=NO_CACHE, **{**RETRY_TRANSIENT, "retry_delay_seconds": 0})
+    def fails_at_first(error: type[Exception]) -> int:
+        calls[error.__name__] += 1
+        if calls[error.__name__] < 3:
+            raise error("as the test asked")
+        return calls[error.__name__]
+
+    @flow
+    def twice() -> list[Any]:
+        states = [fails_at_first(kind, return_state=True) for kind in (StorageUnavailableError, GateError)]
+        return [state.is_completed() for state in states]
+
+    assert twice() == [True, False]
+    assert calls == {"StorageUnavailableError": 3, "GateError": 1}
 
 
 def test_waves_start_each_stage_after_the_one_it_waits_for() -> None:
