@@ -1,6 +1,6 @@
 """What the pipeline itself costs: a run on the fake backend, and how fast frames become bytes and back.
 
-Run it on an idle machine: `make bench`, or `python benchmarks/pipeline.py --clips 64`.
+Run it on an idle machine: `make bench`, or `python tests/bench/pipeline.py --clips 64`.
 """
 
 import argparse
