@@ -71,11 +71,11 @@ def evaluate_vfi(interpolate: InterpolatePair, *, sequences_per_kind: int = 8, s
                 continue
             start = rng.randrange(KEYFRAMES - 1)
             first, second, *truths = render(scene, [(start + t) / (KEYFRAMES - 1) for t in (0, 1, *TIMES)], SIZE_PX)
+            candidates = interpolate(first, second, TIMES), blend_pair(first, second, TIMES)
             for index, truth in enumerate(truths):
                 spread = np.ptp(np.stack([first, second, truth]).astype(np.int16), axis=0).max(-1)
                 moving = spread > MOVING_LEVELS
-                frames = [each(first, second, TIMES)[index] for each in (interpolate, blend_pair)]
-                model_db, blend_db = (moving_psnr_db(each, truth, moving) for each in frames)
+                model_db, blend_db = (moving_psnr_db(each[index], truth, moving) for each in candidates)
                 scores[kind].append((model_db, blend_db))
     return [_summary(kind, pairs) for kind, pairs in scores.items()]
 

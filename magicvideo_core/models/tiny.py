@@ -121,8 +121,12 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     own, source = controlnet.state_dict(), unet.state_dict()
     shared = {name: value for name, value in source.items() if name in own and own[name].shape == value.shape}
     controlnet.load_state_dict({**own, **shared})
-    # diffusers zeroes the condition's last layer as well as the outputs; two zeros in a row hardly start to learn.
-    controlnet.controlnet_cond_embedding.conv_out.reset_parameters()
+    # diffusers starts the condition's embedding at zero, and its default layers before that shrink their input to 1e-4 of
+    # what it was: at this size the reference would never be heard. SiLU halves small inputs, hence a gain of 2.
+    for module in controlnet.controlnet_cond_embedding.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.orthogonal_(module.weight, gain=2.0)
+            nn.init.zeros_(module.bias)
     return controlnet
 
 
