@@ -27,12 +27,16 @@ def load_model(model_class: Any, reference: WeightsReference, subfolder: str, dt
             name, use_safetensors=True, output_loading_info=True, **{dtype_key: dtype}, **kwargs
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{model_class.__name__} cannot be loaded from {_shown(reference, subfolder)}: {error}") from error
+        raise WeightsError(
+            f"{model_class.__name__} cannot be loaded from {_shown(reference, subfolder)}: {error}"
+        ) from error
     mismatch = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     # Position indices are a constant that older exports store and newer classes compute.
     mismatch["unexpected_keys"] = [key for key in mismatch["unexpected_keys"] if not key.endswith("position_ids")]
     if any(mismatch.values()):
-        listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys[:5])}" for kind, keys in mismatch.items() if keys)
+        listed = "; ".join(
+            f"{kind.replace('_', ' ')}: {', '.join(keys[:5])}" for kind, keys in mismatch.items() if keys
+        )
         raise WeightsError(f"{_shown(reference, subfolder)} does not fit {model_class.__name__}: {listed}.")
     return model.eval().requires_grad_(False)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
-from torch import nn
 
 StateDict = dict[str, torch.Tensor]
 
 
-def to_hub_layout(projection: IPAdapterPlusImageProjection, unet: nn.Module) -> StateDict:
+def to_hub_layout(projection: IPAdapterPlusImageProjection, unet: Any) -> StateDict:
     """The flat state dict of a hub file (`image_proj.*`, `ip_adapter.*`) for a resampler and a UNet's image K/V weights.
 
     A UNet without an adapter gives the start of one: image K/V as copies of its text K/V.
@@ -33,7 +33,7 @@ def to_hub_layout(projection: IPAdapterPlusImageProjection, unet: nn.Module) -> 
     return flat
 
 
-def attach(unet: nn.Module, flat: Mapping[str, torch.Tensor]) -> None:
+def attach(unet: Any, flat: Mapping[str, torch.Tensor]) -> None:
     """Load a hub file's flat state dict into a UNet: resampler as `encoder_hid_proj`, K/V as attention processors."""
     nested: dict[str, StateDict] = {"image_proj": {}, "ip_adapter": {}}
     for name, value in flat.items():
@@ -42,7 +42,7 @@ def attach(unet: nn.Module, flat: Mapping[str, torch.Tensor]) -> None:
     unet._load_ip_adapter_weights([nested], low_cpu_mem_usage=False)
 
 
-def set_scale(unet: nn.Module, scale: float) -> None:
+def set_scale(unet: Any, scale: float) -> None:
     """Weight of the image cross-attention beside the text's, in every layer."""
     for name, processor in unet.attn_processors.items():
         if _is_image_attention(name) and hasattr(processor, "scale"):

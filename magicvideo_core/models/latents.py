@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch import nn
 
 
 def frames_to_unit(frames_THWC_u8: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -18,7 +19,7 @@ def unit_to_frames(images_TCHW: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, images_NCHW: torch.Tensor, *, chunk_size: int = 16) -> torch.Tensor:
+def encode(vae: Any, images_NCHW: torch.Tensor, *, chunk_size: int = 16) -> torch.Tensor:
     """Scaled latents (float32) of images in [0, 1]; the mode of the posterior where the autoencoder has one."""
     parts = []
     for images in images_NCHW.split(chunk_size):
@@ -29,7 +30,7 @@ def encode(vae: nn.Module, images_NCHW: torch.Tensor, *, chunk_size: int = 16) -
 
 
 @torch.no_grad()
-def decode(vae: nn.Module, latents_NCHW: torch.Tensor, *, chunk_size: int = 16) -> torch.Tensor:
+def decode(vae: Any, latents_NCHW: torch.Tensor, *, chunk_size: int = 16) -> torch.Tensor:
     """Images (float32, about [0, 1], not clamped) of scaled latents, at most `chunk_size` at once."""
     scaled = (latents_NCHW / vae.config.scaling_factor).to(vae.dtype)
     return torch.cat([vae.decode(part).sample.float() for part in scaled.split(chunk_size)]) / 2 + 0.5

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.embeddings import SinusoidalPositionalEmbedding
-from torch import nn
 
 
 def inflate(unet: UNet2DConditionModel, adapter: MotionAdapter) -> UNetMotionModel:
@@ -19,12 +19,15 @@ def inflate(unet: UNet2DConditionModel, adapter: MotionAdapter) -> UNetMotionMod
     return motion_unet
 
 
-def share_spatial_layers(source: nn.Module, user: nn.Module) -> None:
+def share_spatial_layers(source: Any, user: Any) -> None:
     """Make `user` (a 2D or motion UNet of the same configuration) use `source`'s spatial layers themselves, not copies."""
     for name in ("conv_in", "time_embedding", "add_embedding", "conv_norm_out", "conv_out"):
         if getattr(source, name, None) is not None:
             setattr(user, name, getattr(source, name))
-    blocks = [*zip(source.down_blocks, user.down_blocks, strict=True), *zip(source.up_blocks, user.up_blocks, strict=True)]
+    blocks = [
+        *zip(source.down_blocks, user.down_blocks, strict=True),
+        *zip(source.up_blocks, user.up_blocks, strict=True),
+    ]
     for ours, theirs in [*blocks, (source.mid_block, user.mid_block)]:
         for name in ("resnets", "attentions", "downsamplers", "upsamplers"):
             if getattr(ours, name, None) is not None:
@@ -37,7 +40,8 @@ def temporal_positions(motion_unet: UNetMotionModel, positions: Sequence[int]) -
     embeddings = [module for module in motion_unet.modules() if isinstance(module, SinusoidalPositionalEmbedding)]
     index = list(positions)
     handles = [
-        each.register_forward_hook(lambda module, inputs, output: inputs[0] + module.pe[:, index]) for each in embeddings
+        each.register_forward_hook(lambda module, inputs, output: inputs[0] + module.pe[:, index])
+        for each in embeddings
     ]
     try:
         yield

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 
 def embed_prompts(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, text_encoder: nn.Module
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, text_encoder: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token embeddings NLD and pooled embeddings ND, padded to the tokenizer's length as stock pipelines do."""
     tokens = tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
@@ -18,7 +18,7 @@ def embed_prompts(
     return output.last_hidden_state, output.pooler_output
 
 
-def added_conditions(unet: nn.Module, pooled_ND: torch.Tensor, height: int, width: int) -> dict[str, torch.Tensor]:
+def added_conditions(unet: Any, pooled_ND: torch.Tensor, height: int, width: int) -> dict[str, torch.Tensor]:
     """What a UNet takes beside the tokens: pooled prompt and size in pixels if it was built so, nothing otherwise."""
     if unet.config.addition_embed_type != "text_time":
         return {}

@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel, DPMSolverMultistepScheduler, MotionAdapter, UNet2DConditionModel
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedTokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerFast,
+)
 
 from magicvideo_core.moving_shapes.captions import VOCABULARY
 
@@ -126,6 +132,7 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     for module in controlnet.controlnet_cond_embedding.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.orthogonal_(module.weight, gain=2.0)
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
     return controlnet
 

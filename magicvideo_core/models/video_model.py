@@ -35,7 +35,9 @@ class VideoModel:
         dtype = getattr(torch, settings.dtype)
         # The embedded base is the text-to-image model: all stages share its spatial layers.
         base = resolve_weights(settings.weights, "t2i", revision=settings.revision)
-        adapter = load_model(MotionAdapter, resolve_weights(settings.motion_adapter, stage, "motion_adapter"), "", dtype)
+        adapter = load_model(
+            MotionAdapter, resolve_weights(settings.motion_adapter, stage, "motion_adapter"), "", dtype
+        )
         unet = load_model(UNet2DConditionModel, base, "unet", dtype)
         self.unet = inflate(unet, adapter)
         # The embedded video stages share one set of reference conditionings, kept with i2v.

@@ -5,7 +5,16 @@ from __future__ import annotations
 import random
 import re
 
-from magicvideo_core.moving_shapes.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, TEXTURES, ObjectSpec, SceneSpec
+from magicvideo_core.moving_shapes.world import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    ObjectSpec,
+    SceneSpec,
+)
 
 VOCABULARY: tuple[str, ...] = (
     "a",

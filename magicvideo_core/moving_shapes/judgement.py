@@ -49,7 +49,7 @@ class Judgement:
     """The verdict on one clip; each attribute holds when it holds for every object.
 
     flicker: mean change of background pixels between neighbouring frames, 0..255 units.
-    num_blobs: largest number of separate blobs in a sampled frame (blobs under a twentieth of the largest left out).
+    num_blobs: largest number of separate blobs in a frame where no object covers another; specks do not count.
     """
 
     background: bool

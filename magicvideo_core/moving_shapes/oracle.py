@@ -99,7 +99,7 @@ def judge(frames_THWC_u8: np.ndarray, prompt: str) -> Judgement:
             objects.append(ObjectJudgement(False, False, False, False, False if count > 1 else None, None))
             continue
         track = next(tracks)
-        num_blobs += max(_count_blobs(mask) for mask in track.masks)
+        num_blobs += max(_count_blobs(mask) for mask in track.masks[track.free])
         objects.append(_judge_object(spec, colour, track, frames_NHWC, times_u))
     return Judgement(
         background=background.clean and background.name == scene.background,

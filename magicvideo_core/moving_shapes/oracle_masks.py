@@ -104,20 +104,21 @@ def object_masks(frames_NHWC: np.ndarray, background_rgb: np.ndarray, colours: l
         foreground = foreground | (dark & near_light)
     if len(colours) == 1:
         return [foreground]
-    own = [_distance_to_object(frames_NHWC, rgb, background_rgb) for rgb in light_rgb]
-    owner = np.stack(own).argmin(axis=0)
-    return [foreground & (owner == index) for index in range(len(colours))]
+    own = [_distance_to_object(frames_NHWC[foreground], rgb, background_rgb) for rgb in light_rgb]
+    owner = np.full(foreground.shape, -1)
+    owner[foreground] = np.stack(own).argmin(axis=0)
+    return [owner == index for index in range(len(colours))]
 
 
-def _distance_to_object(frames_NHWC: np.ndarray, light_rgb: np.ndarray, background_rgb: np.ndarray) -> np.ndarray:
+def _distance_to_object(pixels_PC: np.ndarray, light_rgb: np.ndarray, background_rgb: np.ndarray) -> np.ndarray:
     """Distance of each pixel to what such an object can show: light to dark, and either mixed with background."""
     dark_rgb = DARK_FACTOR * light_rgb
     segments = ((light_rgb, dark_rgb), (background_rgb, light_rgb), (background_rgb, dark_rgb))
-    best = np.full(frames_NHWC.shape[:-1], np.inf, dtype=np.float32)
+    best = np.full(len(pixels_PC), np.inf, dtype=np.float32)
     for start, end in segments:
-        along = (frames_NHWC - start) @ (end - start) / max(float(((end - start) ** 2).sum()), 1e-6)
+        along = (pixels_PC - start) @ (end - start) / max(float(((end - start) ** 2).sum()), 1e-6)
         nearest = start + np.clip(along, 0, 1)[..., None] * (end - start)
-        best = np.minimum(best, np.linalg.norm(frames_NHWC - nearest, axis=-1))
+        best = np.minimum(best, np.linalg.norm(pixels_PC - nearest, axis=-1))
     return best
 
 

@@ -28,7 +28,9 @@ def guided(predict_conditional: Predict, predict_unconditional: Predict, guidanc
     return predict
 
 
-def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, *, start_timestep: int | None = None) -> torch.Tensor:
+def set_timesteps(
+    scheduler: SchedulerMixin, num_inference_steps: int, *, start_timestep: int | None = None
+) -> torch.Tensor:
     """Prepare the scheduler for `num_inference_steps` and return the timesteps to visit, descending.
 
     With `start_timestep` (0..num_train_timesteps - 1) only those at or below it are visited, at least one.
@@ -44,7 +46,9 @@ def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, *, start_
     return timesteps[begin:]
 
 
-def denoise(predict: Predict, latents: torch.Tensor, scheduler: SchedulerMixin, timesteps: torch.Tensor) -> torch.Tensor:
+def denoise(
+    predict: Predict, latents: torch.Tensor, scheduler: SchedulerMixin, timesteps: torch.Tensor
+) -> torch.Tensor:
     """Run the scheduler from `latents` over `timesteps` (prepared by `set_timesteps`); returns clean, scaled latents."""
     for timestep in timesteps:
         model_input = scheduler.scale_model_input(latents, timestep)
@@ -52,7 +56,9 @@ def denoise(predict: Predict, latents: torch.Tensor, scheduler: SchedulerMixin, 
     return latents
 
 
-def noised(latents: torch.Tensor, noise: torch.Tensor, scheduler: SchedulerMixin, timestep: torch.Tensor) -> torch.Tensor:
+def noised(
+    latents: torch.Tensor, noise: torch.Tensor, scheduler: SchedulerMixin, timestep: torch.Tensor
+) -> torch.Tensor:
     """Clean latents sent back to `timestep`, in the scheduler's own scaling (SDEdit, Meng et al., 2022)."""
     return scheduler.add_noise(latents, noise, timestep.reshape(1))
 

@@ -48,7 +48,9 @@ class VideoStage:
             latents_FCHW = self._latents(item, self._model)
             images = pixels.decode(self._model.vae, latents_FCHW, chunk_size=self.settings.decode_chunk_size)
             if not torch.isfinite(images).all():
-                raise NonFiniteError(f"clip {item.clip.clip_id}, stage {self.name}: frames have values that are not finite")
+                raise NonFiniteError(
+                    f"clip {item.clip.clip_id}, stage {self.name}: frames have values that are not finite"
+                )
             return Outcome(item.clip.clip_id, pixels.unit_to_frames(images), self._fps)
         except ClipError as error:
             return Outcome(item.clip.clip_id, None, self._fps, error)

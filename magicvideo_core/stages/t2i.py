@@ -44,7 +44,9 @@ class T2IStage:
             try:
                 image_1CHW = self._painter.paint(item.clip, self.settings)
                 if not torch.isfinite(image_1CHW).all():
-                    raise NonFiniteError(f"clip {item.clip.clip_id}, stage t2i: the image has values that are not finite")
+                    raise NonFiniteError(
+                        f"clip {item.clip.clip_id}, stage t2i: the image has values that are not finite"
+                    )
                 outcomes.append(Outcome(item.clip.clip_id, pixels.unit_to_frames(image_1CHW), self._fps))
             except ClipError as error:
                 outcomes.append(Outcome(item.clip.clip_id, None, self._fps, error))

@@ -119,7 +119,9 @@ def run_training(
     )
     ema = ExponentialMovingAverage(parameters, settings.ema_decay)
     first = _load_checkpoint(output, parameters, ema, optimizer)
-    started, sums, counts = time.monotonic(), {}, {}
+    started = time.monotonic()
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
     step = first
     while step < settings.steps:
         for group in optimizer.param_groups:
@@ -156,7 +158,11 @@ def _reached(every: int, previous: int, step: int) -> bool:
 
 
 def _log(output: Path, step: int, elapsed_s: float, metrics: dict[str, float]) -> None:
-    line = {"step": step, "elapsed_s": round(elapsed_s, 1), **{name: round(value, 5) for name, value in metrics.items()}}
+    line = {
+        "step": step,
+        "elapsed_s": round(elapsed_s, 1),
+        **{name: round(value, 5) for name, value in metrics.items()},
+    }
     with (output / "log.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     logger.info("%s", " ".join(f"{name}={value}" for name, value in line.items()))

@@ -80,7 +80,9 @@ def train(
     defaults = DEFAULTS[module]
     settings = replace(defaults.settings, **changes)  # type: ignore[arg-type]
     torch.manual_seed(settings.seed)
-    return run_training(_recipe(module, base, mixture or defaults.mixture, train_spatial), settings, output, peers=peers)
+    return run_training(
+        _recipe(module, base, mixture or defaults.mixture, train_spatial), settings, output, peers=peers
+    )
 
 
 def _recipe(module: str, base: Path | None, mixture: Mapping[str, float], train_spatial: bool | None) -> Recipe:

@@ -30,7 +30,9 @@ class TextToImageRecipe:
 
     learning_rate_scales: Mapping[str, float] = MappingProxyType({})
 
-    def __init__(self, base: Path, *, batch_sizes: Mapping[int, int], shares: Mapping[int, float] | None = None) -> None:
+    def __init__(
+        self, base: Path, *, batch_sizes: Mapping[int, int], shares: Mapping[int, float] | None = None
+    ) -> None:
         """`base`: a folder in the hub layout that holds at least vae/; unet/ and text_encoder/ are continued if there."""
         self.vae = AutoencoderDC.from_pretrained(base / "vae").requires_grad_(False).eval()
         fresh = not (base / "unet").exists()

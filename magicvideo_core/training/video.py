@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,9 +52,7 @@ class Mixture:
     """How often each kind of batch comes (relative), and how many images or clips it has."""
 
     shares: Mapping[str, float] = field(default_factory=lambda: {"i2v": 0.7, "image64": 0.1, "image128": 0.2})
-    batch_sizes: Mapping[str, int] = field(
-        default_factory=lambda: {"i2v": 6, "v2v": 2, "image64": 64, "image128": 24}
-    )
+    batch_sizes: Mapping[str, int] = field(default_factory=lambda: {"i2v": 6, "v2v": 2, "image64": 64, "image128": 24})
     frames_per_clip: int = NUM_KEYFRAMES
     """Fewer than all: each clip shows that many of its keyframes, drawn anew, at their own temporal positions."""
 
@@ -70,7 +69,9 @@ class VideoRecipe:
         second = inflate(unet, _load_or_build_adapter(base / "v2v" / "motion_adapter", base / "i2v" / "motion_adapter"))
         self.video_unets = {"i2v": first, "v2v": second}
         appearance = base / "i2v" / "ip_adapter" / "ip-adapter-plus.safetensors"
-        state = load_file(appearance) if appearance.exists() else ip_adapter.to_hub_layout(build_image_projection(), unet)
+        state = (
+            load_file(appearance) if appearance.exists() else ip_adapter.to_hub_layout(build_image_projection(), unet)
+        )
         ip_adapter.attach(first, state)
         share_spatial_layers(first, second)
         share_spatial_layers(first, unet)
@@ -79,7 +80,9 @@ class VideoRecipe:
         controlnet, image_encoder = base / "i2v" / "controlnet", base / "i2v" / "image_encoder"
         self.controlnet = ControlNetModel.from_pretrained(controlnet) if controlnet.exists() else build_controlnet(unet)
         self.image_encoder = (
-            CLIPVisionModelWithProjection.from_pretrained(image_encoder) if image_encoder.exists() else build_image_encoder()
+            CLIPVisionModelWithProjection.from_pretrained(image_encoder)
+            if image_encoder.exists()
+            else build_image_encoder()
         )
         self.modules = nn.ModuleDict({"motion_i2v": _motion_modules(first), "motion_v2v": _motion_modules(second)})
         self.modules["appearance"] = _appearance_modules(first)
@@ -88,7 +91,7 @@ class VideoRecipe:
         self.modules["text_encoder"] = self.images.text_encoder
         self.modules["controlnet"] = self.controlnet
         self.modules["image_encoder"] = self.image_encoder
-        self.learning_rate_scales = {"spatial": spatial_scale, "text_encoder": spatial_scale}
+        self.learning_rate_scales: Mapping[str, float] = {"spatial": spatial_scale, "text_encoder": spatial_scale}
         self._freeze(train_spatial)
 
     def _freeze(self, train_spatial: bool) -> None:
@@ -215,14 +218,14 @@ def _load_or_build_adapter(*candidates: Path) -> MotionAdapter:
     return build_motion_adapter()
 
 
-def _motion_modules(unet: nn.Module) -> nn.ModuleDict:
+def _motion_modules(unet: Any) -> nn.ModuleDict:
     """The motion modules of a video UNet under names that a ModuleDict takes."""
     return nn.ModuleDict(
         {name.replace(".", "/"): module for name, module in unet.named_modules() if name.endswith("motion_modules")}
     )
 
 
-def _appearance_modules(unet: nn.Module) -> nn.ModuleList:
+def _appearance_modules(unet: Any) -> nn.ModuleList:
     """The resampler and the image K/V layers of a UNet with an attached adapter."""
     processors = [each for each in unet.attn_processors.values() if isinstance(each, nn.Module)]
     return nn.ModuleList([unet.encoder_hid_proj, *(each for each in processors if hasattr(each, "to_k_ip"))])

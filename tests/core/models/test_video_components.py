@@ -41,7 +41,9 @@ def test_an_inflated_unet_starts_as_the_image_model(unet, inputs):
     video = _video(inflate(unet, tiny.build_motion_adapter()).eval(), inputs)
     added = {"text_embeds": inputs["pooled"], "time_ids": torch.full((1, 2), 64.0)}
     for frame in range(FRAMES):
-        image = unet(inputs["latents"][:, :, frame], torch.tensor(500), inputs["tokens"], added_cond_kwargs=added).sample
+        image = unet(
+            inputs["latents"][:, :, frame], torch.tensor(500), inputs["tokens"], added_cond_kwargs=added
+        ).sample
         assert torch.allclose(video[:, :, frame], image, atol=1e-4)
 
 

@@ -27,11 +27,15 @@ class LineRecipe:
         return error, {"loss": float(error.detach())}
 
     def save(self, directory):
-        save_file({name: each.contiguous() for name, each in self.modules["line"].state_dict().items()}, directory / "w")
+        save_file(
+            {name: each.contiguous() for name, each in self.modules["line"].state_dict().items()}, directory / "w"
+        )
 
 
 def _settings(steps, **changes):
-    return TrainingSettings(steps, learning_rate=0.05, warmup_steps=1, log_every=10, checkpoint_every=25, bf16=False, **changes)
+    return TrainingSettings(
+        steps, learning_rate=0.05, warmup_steps=1, log_every=10, checkpoint_every=25, bf16=False, **changes
+    )
 
 
 def test_an_interrupted_training_continues_as_if_nothing_had_happened(tmp_path):
