@@ -295,3 +295,7 @@ def _encoder_for(output: str, config: RunConfig) -> Callable[[Frames], bytes]:
         "one frame: give a file that ends in .png" if one_frame else "a video: give a file that ends in .mp4 or .mkv"
     )
     raise RunError(f"Output {output} does not fit stage {config.stages[-1]}, which makes {wanted}.")
+
+
+if __name__ == "__main__":
+    main()

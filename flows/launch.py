@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # How often progress is shown, and how long a stopped run may take to report to Prefect and give its devices back.
 _REFRESH_S = 0.2
 _STOP_PATIENCE_S = 30.0
+_DRAIN_PATIENCE_S = 3.0
 
 
 def run_generate(
@@ -79,6 +80,7 @@ def _start_prefect(stack: ExitStack) -> "EphemeralServer | None":
         return None
     server = stack.enter_context(EphemeralServer())
     stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
+    stack.callback(_drain_events)
     return server
 
 
@@ -99,6 +101,13 @@ def _start_flow(result: "Future[dict[str, Any]]", request: RunRequest, server: "
     # Prefect's settings live in the context of this thread.
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(run_flow,), name="generate-flow", daemon=True).start()
+
+
+def _drain_events() -> None:
+    """Let Prefect send what it still holds, before its server ends."""
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.drain_all(timeout=_DRAIN_PATIENCE_S)
 
 
 def _interrupt(signal_number: int, frame: Any) -> None:

@@ -10,15 +10,17 @@ _ALWAYS = {
     # Actors that claim no GPU see the machine as it is, so that device "auto" means the same in and outside of Ray.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# The table on the terminal and the manifests say what happened; only a server that stays has a use for Prefect's logs.
 _EMBEDDED = {
-    # The table on the terminal and the manifests say what happened. A server that stays keeps Prefect's own logs.
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
 }
+_WITH_SERVER = {"PREFECT_LOGGING_LEVEL": "WARNING"}
 
 
 def set_environment() -> None:
     """Set what the project needs before Ray or Prefect is imported; what a person has set stays."""
-    settings = _ALWAYS if os.environ.get("PREFECT_API_URL") else _ALWAYS | _EMBEDDED
-    for name, value in settings.items():
+    logs = _WITH_SERVER if os.environ.get("PREFECT_API_URL") else _EMBEDDED
+    for name, value in (_ALWAYS | logs).items():
         os.environ.setdefault(name, value)

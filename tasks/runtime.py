@@ -6,6 +6,7 @@ Prefect tasks get plain values; they find the engine of their run here, in the p
 import logging
 import math
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Ray keeps only small messages for this project: frames go through storage.
 _OBJECT_STORE_BYTES = 128 * 2**20
+_CLOSE_PATIENCE_S = 60.0
+_CONNECT_TIMEOUT_S = 10.0
 
 _engines: dict[str, "Engine"] = {}
 
@@ -73,9 +76,9 @@ class Engine:
             pool.stop(reason)
 
     def close(self) -> None:
-        """End the pools, and Ray where this engine started it; waits until both are gone."""
+        """End the pools, and Ray where this engine started it; waits until both are gone, but not for ever."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join(_CLOSE_PATIENCE_S)
 
     def _live(self) -> None:
         # One thread from start to end: the kernel ends the processes of a local Ray with the thread that started them.
@@ -110,12 +113,9 @@ class Engine:
                 "include_dashboard": False,
                 "object_store_memory": _OBJECT_STORE_BYTES,
             }
-        try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError) as error:
-            if address := os.environ.get("RAY_ADDRESS"):
-                raise ConfigError(f"Ray at RAY_ADDRESS={address} does not answer: start it, or unset it.") from error
-            raise
+        else:
+            check_ray_answers(os.environ["RAY_ADDRESS"])
+        ray.init(**options)
         return True
 
     def _place_pools(self) -> dict[str, StagePool]:
@@ -178,6 +178,19 @@ def close_engine(engine: Engine) -> None:
     """Close an engine and forget it; once is enough, twice is fine."""
     if _engines.pop(engine.run.uri, None) is not None:
         engine.close()
+
+
+def check_ray_answers(address: str) -> None:
+    """Raise ConfigError where nothing listens at a RAY_ADDRESS with a port; Ray itself would try for many minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"Ray at RAY_ADDRESS={address} does not answer ({error}): start that cluster, or unset RAY_ADDRESS."
+        ) from None
 
 
 def _give_up(job: StageJob, work: ClipWork, status: Status, reason: Reason) -> ManifestRow:

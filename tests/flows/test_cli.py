@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flows.cli import run_command
-from magicvideo_core.errors import PoolExhaustedError
+from magicvideo_core.errors import ConfigError, PoolExhaustedError
 from magicvideo_core.storage import Storage
 
 COMMANDS = ("generate", "plan", "status", "sample", "interpolate", "train", "evaluate", "report")
@@ -196,6 +196,28 @@ def test_generate_status_and_report(
     Storage(summary["run_uri"]).delete("report/index.html")
     assert run_command(["report", summary["run_uri"]]) == 0
     assert Path(capsys.readouterr().out.strip()).read_bytes().startswith(b"<!")
+
+
+def test_a_prefect_server_that_does_not_answer_is_named(tmp_path: Path, fake_overrides: tuple[str, ...]) -> None:
+    (tmp_path / "p.txt").write_text("one\n")
+    words = ["generate", str(tmp_path / "p.txt"), "--output", str(tmp_path / "out"), *sets(fake_overrides)]
+    # Ray's address is a wrong one too: this is about Prefect, and it spares starting a Ray.
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    command = [sys.executable, "-m", "flows.cli", *words]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    assert "PREFECT_API_URL=http://127.0.0.1:9/api does not answer" in found.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_ray_cluster_that_does_not_answer_is_named() -> None:
+    from tasks.runtime import check_ray_answers
+
+    for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
+        with pytest.raises(ConfigError, match=f"RAY_ADDRESS={address} does not answer"):
+            check_ray_answers(address)
+    check_ray_answers("auto")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
