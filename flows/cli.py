@@ -9,13 +9,14 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import click
 
+from flows.one_video import encoder_for, split_uri
 from flows.options import config_options, generate_command, json_option, make_request, run_options
 from flows.terminal import (
     LiveProgress,
@@ -28,11 +29,9 @@ from flows.terminal import (
     stage_table,
 )
 from magicvideo_core.config import RunConfig, load_config
-from magicvideo_core.errors import ClipError, InputError, MagicVideoError, RunError
+from magicvideo_core.errors import ClipError, InputError, MagicVideoError
 from magicvideo_core.ids import default_seed
-from magicvideo_core.media import encode_lossless, encode_mp4, encode_png
 from magicvideo_core.prompts import Clip, clip_of_prompt
-from magicvideo_core.stages.base import Frames, keyframe_fps
 from magicvideo_core.storage import Storage, check_writable
 from tasks.resolve import resolve_run, words_outside_the_world
 
@@ -155,8 +154,8 @@ def sample(prompt: str, output: str, seed: int | None, preset: str, config_file:
     """Make one clip of PROMPT in this process, without Prefect or Ray."""
     config = load_config(preset, config_file, overrides)
     clip = clip_of_prompt(prompt, default_seed(prompt, 0, config.seed) if seed is None else seed)
-    encode = _encoder_for(output, config)
-    storage, name = _split_uri(output)
+    encode = encoder_for(output, config)
+    storage, name = split_uri(output)
     check_writable(storage.uri)
     _warn_of_unknown_words([clip], config)
     from magicvideo_core.sample import sample_clip
@@ -190,12 +189,24 @@ def interpolate(
 
 
 @cli.command(cls=_Command, epilog="magicvideo evaluate runs/20261122-201500-1a2b --json")
-@click.argument("run_uri")
+@click.argument("run_uri", required=False)
 @click.option("--stage", default="vfi", show_default=True, help="Which stage's artifacts to judge.")
 @click.option("--write", is_flag=True, help="Write the verdict beside the run's report too.")
+@click.option("--write-prompts", metavar="FILE.jsonl", help="Instead of judging: write prompts for `generate`.")
+@click.option("--count", type=click.IntRange(min=1), default=120, show_default=True, help="How many prompts.")
 @json_option
-def evaluate(run_uri: str, stage: str, write: bool, as_json: bool) -> int:
-    """Judge a run of Moving Shapes prompts with the oracle: background, colour, size, shape, texture, motion."""
+def evaluate(run_uri: str | None, stage: str, write: bool, write_prompts: str | None, count: int, as_json: bool) -> int:
+    """Judge a run of Moving Shapes prompts with the oracle: background, colour, size, shape, texture, motion.
+
+    With --write-prompts it writes single-object prompts for such a run instead, trained and held-out triples in turn.
+    """
+    if (run_uri is None) == (write_prompts is None):
+        raise click.UsageError("Give either RUN_URI to judge a run, or --write-prompts FILE.jsonl.")
+    if run_uri is None:
+        from magicvideo_core.evaluation.prompt_sets import write_prompt_file
+
+        print(write_prompt_file(str(write_prompts), count))
+        return DONE
     from magicvideo_core.evaluation.runs import evaluate_run, write_report_files
 
     verdict = evaluate_run(run_uri, stage)
@@ -270,31 +281,6 @@ def _warn_of_unknown_words(clips: Sequence[Clip], config: RunConfig) -> None:
         print(
             f"warning: the embedded weights have never seen: {shown}; expect what they know instead.", file=sys.stderr
         )
-
-
-def _split_uri(output: str) -> tuple[Storage, str]:
-    """Return the folder and the name of a file that is to be written."""
-    if "://" in output:
-        folder, _, name = output.rpartition("/")
-        return Storage(folder), name
-    return Storage(Path(output).expanduser().parent), Path(output).name
-
-
-def _encoder_for(output: str, config: RunConfig) -> Callable[[Frames], bytes]:
-    """Return how to write the last stage's frames to a file of this name."""
-    one_frame = config.stages[-1] == "t2i"
-    fps = config.vfi.fps if config.stages[-1] == "vfi" else keyframe_fps(config)
-    suffix = PurePosixPath(output).suffix.lower()
-    if suffix == ".png" and one_frame:
-        return lambda frames: encode_png(frames[0])
-    if suffix == ".mp4" and not one_frame:
-        return lambda frames: encode_mp4(frames, fps, crf=config.vfi.crf, preset=config.vfi.x264_preset)
-    if suffix == ".mkv" and not one_frame:
-        return lambda frames: encode_lossless(frames, fps)
-    wanted = (
-        "one frame: give a file that ends in .png" if one_frame else "a video: give a file that ends in .mp4 or .mkv"
-    )
-    raise RunError(f"Output {output} does not fit stage {config.stages[-1]}, which makes {wanted}.")
 
 
 if __name__ == "__main__":

@@ -48,25 +48,31 @@ def print_tables(*tables: Table) -> None:
 
 
 class LiveProgress:
-    """The table of a running run on stderr; a context manager. On a pipe only the last state is printed."""
+    """The table of a running run on stderr; a context manager. On a pipe only its last state is printed."""
 
     def __init__(self) -> None:
-        self._live = Live(Table(), console=error_console(), auto_refresh=False, transient=False)
-        self._shown: Any = None
+        self._console = error_console()
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._counts: dict[str, dict[str, Any]] = {}
 
     def __call__(self, board: ProgressBoard) -> None:
         """Show the counts as they are now."""
         counts = {stage: stage_counts.to_json() for stage, stage_counts in board.snapshot().items()}
-        if counts != self._shown:
-            self._shown = counts
-            self._live.update(stage_table(counts), refresh=self._live.console.is_terminal)
+        if counts != self._counts:
+            self._counts = counts
+            if self._live is not None:
+                self._live.update(stage_table(counts), refresh=True)
 
     def __enter__(self) -> "LiveProgress":
-        self._live.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._live.stop()
+        if self._live is not None:
+            self._live.stop()
+        elif self._counts:
+            self._console.print(stage_table(self._counts))
 
 
 def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -105,6 +105,7 @@ def test_a_place_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["sample", "one", "-o", "/proc/nothing/x.mp4"], "cannot be written"),
         (["sample", "one"], "--output"),
         (["interpolate", "none.mp4", "-o", "x.mp4"], "none.mp4"),
+        (["evaluate"], "either RUN_URI"),
         (["interpolate", "none.mp4", "-o", "x.mp4", "--factor", "1"], "factor"),
         (["frobnicate"], "frobnicate"),
     ],
@@ -193,6 +194,8 @@ def test_generate_status_and_report(
     assert status["finished"] and status["stages"]["t2i"]["failed"] == 1
     assert run_command(["status", summary["run_uri"]]) == 0
     assert "finished" in capsys.readouterr().out
+    assert run_command(["evaluate", summary["run_uri"], "--json"]) == 0
+    assert "two bad" not in json.dumps(json.loads(capsys.readouterr().out)["samples"])
     Storage(summary["run_uri"]).delete("report/index.html")
     assert run_command(["report", summary["run_uri"]]) == 0
     assert Path(capsys.readouterr().out.strip()).read_bytes().startswith(b"<!")
