@@ -100,6 +100,7 @@ class I2VConfig(_StageConfig):
     controlnet_conditioning_scale: float = Field(ge=0.0)
     noise_prior_timestep: int = Field(ge=0, le=999)
     noise_prior_decay: float = Field(ge=0.0, le=1.0)
+    noise_prior_start_timestep: int = Field(default=999, ge=1, le=999)
     decode_chunk_size: int = Field(ge=1)
 
 

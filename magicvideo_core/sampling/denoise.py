@@ -67,24 +67,28 @@ def prior_noise(
     reference_NCHW: torch.Tensor,
     noise_NCFHW: torch.Tensor,
     scheduler: SchedulerMixin,
-    timesteps: torch.Tensor,
     *,
     prior_timestep: int,
     decay: float = 1.0,
 ) -> torch.Tensor:
-    """Starting latents whose mean is moved from zero toward the reference latent (MagicVideo-V2's latent noise prior).
+    """Noise whose mean is moved from zero toward the reference latent (MagicVideo-V2's latent noise prior), NCFHW.
 
     x^f = lambda_f * z_ref + sqrt(1 - lambda_f^2) * eps^f with lambda_f = sqrt(alpha_bar at `prior_timestep`) * decay^f.
-    The paper gives no formula; this keeps unit variance per frame. 0 as `prior_timestep` turns the prior off. The result is
-    in the scheduler's own scaling: schedulers in sigma space (Euler) take the variance-preserving latents times
-    sqrt(sigma^2 + 1), the others take them as they are.
+    The paper gives no formula; this keeps unit variance per frame. 0 as `prior_timestep` turns the prior off.
     """
-    latents = noise_NCFHW
-    if prior_timestep > 0:
-        frames = torch.arange(noise_NCFHW.shape[2], dtype=torch.float32, device=noise_NCFHW.device)
-        lambda_F11 = (scheduler.alphas_cumprod[prior_timestep].sqrt().to(frames) * decay**frames).view(-1, 1, 1)
-        latents = lambda_F11 * reference_NCHW[:, :, None] + (1 - lambda_F11**2).sqrt() * noise_NCFHW
-    if float(scheduler.init_noise_sigma) > 1:
-        sigma = scheduler.sigmas[scheduler.begin_index or 0].to(latents)
-        latents = latents * (sigma**2 + 1).sqrt()
-    return latents
+    if prior_timestep == 0:
+        return noise_NCFHW
+    frames = torch.arange(noise_NCFHW.shape[2], dtype=torch.float32, device=noise_NCFHW.device)
+    lambda_F11 = (scheduler.alphas_cumprod[prior_timestep].sqrt().to(frames) * decay**frames).view(-1, 1, 1)
+    return lambda_F11 * reference_NCHW[:, :, None] + (1 - lambda_F11**2).sqrt() * noise_NCFHW
+
+
+def in_scheduler_scale(latents: torch.Tensor, scheduler: SchedulerMixin) -> torch.Tensor:
+    """Variance-preserving starting latents as the scheduler takes them, after `set_timesteps`.
+
+    Schedulers in sigma space (Euler) take them times sqrt(sigma^2 + 1), the others (DDIM, DPM-Solver) as they are.
+    """
+    if float(scheduler.init_noise_sigma) <= 1:
+        return latents
+    sigma = scheduler.sigmas[scheduler.begin_index or 0].to(latents)
+    return latents * (sigma**2 + 1).sqrt()

@@ -12,7 +12,7 @@ from magicvideo_core.errors import ClipError, GateError, NonFiniteError
 from magicvideo_core.ids import stage_seed
 from magicvideo_core.models import latents as pixels
 from magicvideo_core.models.video_model import VideoModel
-from magicvideo_core.sampling.denoise import denoise, prior_noise, set_timesteps
+from magicvideo_core.sampling.denoise import denoise, in_scheduler_scale, prior_noise, set_timesteps
 from magicvideo_core.stages.base import Frames, Outcome, StageItem, keyframe_fps
 
 
@@ -90,17 +90,16 @@ class I2VStage(VideoStage):
     def _latents(self, item: StageItem, model: VideoModel) -> torch.Tensor:
         settings = self.settings
         reference = self._reference(item, model)
-        prior_timestep = settings.noise_prior_timestep
         timesteps = set_timesteps(
-            model.scheduler, settings.num_inference_steps, start_timestep=prior_timestep if prior_timestep > 0 else None
+            model.scheduler, settings.num_inference_steps, start_timestep=settings.noise_prior_start_timestep
         )
-        start = prior_noise(
+        noise = prior_noise(
             pixels.encode(model.vae, reference),
             self._noise(item, model, settings.num_frames),
             model.scheduler,
-            timesteps,
-            prior_timestep=prior_timestep,
+            prior_timestep=settings.noise_prior_timestep,
             decay=settings.noise_prior_decay,
         )
+        start = in_scheduler_scale(noise, model.scheduler)
         predict = model.predictor(item.clip.prompt, item.clip.negative_prompt, reference)
         return denoise(predict, start, model.scheduler, timesteps)[0].transpose(0, 1)

@@ -38,6 +38,7 @@ from magicvideo_core.moving_shapes.captions import training_caption
 from magicvideo_core.moving_shapes.renderer import frame_parameters, keyframe_times, object_masks, render_batch
 from magicvideo_core.moving_shapes.world import sample_scene
 from magicvideo_core.sampling.controlnet import reference_residuals
+from magicvideo_core.sampling.denoise import prior_noise
 from magicvideo_core.training.diffusion import add_noise, latent_weights, sample_timesteps, weighted_error
 from magicvideo_core.training.t2i import TWO_OBJECT_SHARE, TextToImageRecipe
 
@@ -45,6 +46,10 @@ NUM_KEYFRAMES = 16
 PIXELS = {"i2v": 64, "v2v": 128}
 REFERENCE_DROPOUT = 0.1
 V2V_MAX_TIMESTEP = 600
+# The latent noise prior is trained in: most clips' noise has its mean moved toward the reference latent by this timestep's
+# share of signal, at every noise level, which is what a deterministic sampler that starts from it passes through.
+NOISE_PRIOR_TIMESTEP = 700
+NOISE_PRIOR_DROPOUT = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,9 @@ class VideoRecipe:
         latents = _unfold(encode(self.images.vae, frames / 255), count)
         weights = _unfold(latent_weights(object_masks(parameters, pixels)), count)
         noise = torch.randn(latents.shape, generator=generator)
+        reference = render_batch(frame_parameters([(scene, 0.0) for scene in scenes]), pixels) / 255
         if kind == "i2v":
+            noise = self._with_prior(noise, reference, rng)
             # Where objects are and go is decided early: most timesteps lie near the noise.
             timesteps = sample_timesteps(count, generator, mean=1.0)
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
@@ -145,7 +152,6 @@ class VideoRecipe:
             source = latents if rng.random() < 0.25 else _unfold(self._low_resolution(parameters, generator), count)
             batch = add_noise(source, noise, timesteps, self.images.scheduler)
         prompt_embeds, pooled = embed_prompts(captions, self.images.tokenizer, self.images.text_encoder)
-        reference = render_batch(frame_parameters([(scene, 0.0) for scene in scenes]), pixels) / 255
         kept = torch.tensor([rng.random() >= REFERENCE_DROPOUT for _ in range(count)])
         controlled = torch.tensor([float(rng.random() >= REFERENCE_DROPOUT) for _ in range(count)])
         image_input = image_encoder_input(reference) * kept[:, None, None, None]
@@ -167,6 +173,14 @@ class VideoRecipe:
                 mid_block_additional_residual=mid,
             ).sample
         return weighted_error(predicted, latents, batch.loss_weights_N, weights)
+
+    def _with_prior(self, noise: torch.Tensor, reference_NCHW: torch.Tensor, rng: random.Random) -> torch.Tensor:
+        """NCFHW noise with the latent noise prior of inference, left out for some clips."""
+        moved = prior_noise(
+            encode(self.images.vae, reference_NCHW), noise, self.images.scheduler, prior_timestep=NOISE_PRIOR_TIMESTEP
+        )
+        plain = torch.tensor([rng.random() < NOISE_PRIOR_DROPOUT for _ in range(len(noise))])
+        return torch.where(plain[:, None, None, None, None], noise, moved)
 
     def _low_resolution(self, parameters, generator: torch.Generator) -> torch.Tensor:  # type: ignore[no-untyped-def]
         """Latents of what V2V gets: I2V-size frames through the autoencoder, upsampled; the details are gone."""
@@ -201,9 +215,10 @@ class VideoRecipe:
 
 
 def _chosen_frames(count: int, rng: random.Random) -> list[int]:
-    """`count` of the keyframes' indices, ascending, one from each of `count` equal stretches of the clip."""
-    edges = [NUM_KEYFRAMES * n / count for n in range(count + 1)]
-    return [rng.randrange(round(low), round(high)) for low, high in pairwise(edges)]
+    """`count` of the keyframes' indices, ascending: the first, which is the reference itself, and one from each of
+    `count` - 1 equal stretches of the others."""
+    edges = [1 + (NUM_KEYFRAMES - 1) * n / (count - 1) for n in range(count)] if count > 1 else []
+    return [0, *(rng.randrange(round(low), round(high)) for low, high in pairwise(edges))]
 
 
 def _unfold(folded: torch.Tensor, clips: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from magicvideo_core.models.tiny import build_scheduler
-from magicvideo_core.sampling.denoise import denoise, guided, noised, prior_noise, set_timesteps
+from magicvideo_core.sampling.denoise import denoise, guided, in_scheduler_scale, noised, prior_noise, set_timesteps
 
 SCHEDULERS = {
     "tiny": build_scheduler,
@@ -55,18 +55,17 @@ def test_guidance_moves_away_from_the_unconditional_half():
 def test_the_prior_moves_the_mean_and_keeps_the_variance(scheduler):
     reference = torch.full((1, 2, 8, 8), 2.0)
     noise = torch.randn(1, 2, 6, 8, 8, generator=torch.Generator().manual_seed(1))
-    timesteps = set_timesteps(scheduler, 10, start_timestep=850)
-    latents = prior_noise(reference, noise, scheduler, timesteps, prior_timestep=850, decay=0.5)
-    scale = (float(scheduler.sigmas[scheduler.begin_index]) ** 2 + 1) ** 0.5 if scheduler.init_noise_sigma > 1 else 1
+    latents = prior_noise(reference, noise, scheduler, prior_timestep=850, decay=0.5)
     lambda_0 = float(scheduler.alphas_cumprod[850]) ** 0.5
     for frame in range(6):
         weight = lambda_0 * 0.5**frame
         expected = weight * reference + (1 - weight**2) ** 0.5 * noise[:, :, frame]
-        assert torch.allclose(latents[:, :, frame] / scale, expected, atol=1e-4)
+        assert torch.allclose(latents[:, :, frame], expected, atol=1e-4)
+    assert torch.equal(prior_noise(reference, noise, scheduler, prior_timestep=0), noise)
 
 
-def test_no_prior_is_plain_noise_in_the_schedulers_scale(scheduler):
+def test_starting_latents_come_in_the_schedulers_scale(scheduler):
     noise = torch.randn(1, 2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    timesteps = set_timesteps(scheduler, 10)
-    latents = prior_noise(torch.ones(1, 2, 8, 8), noise, scheduler, timesteps, prior_timestep=0)
-    assert torch.allclose(latents / float(scheduler.init_noise_sigma), noise, atol=1e-3)
+    set_timesteps(scheduler, 10)
+    scaled = in_scheduler_scale(noise, scheduler)
+    assert torch.allclose(scaled / float(scheduler.init_noise_sigma), noise, atol=1e-3)
