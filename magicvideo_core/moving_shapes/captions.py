@@ -37,7 +37,7 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 def training_caption(
-    scene: SceneSpec, rng: random.Random, *, drop_all: float = 0.1, drop_some: float = 0.3, motion: bool = True
+    scene: SceneSpec, rng: random.Random, *, drop_all: float = 0.1, drop_some: float = 0.15, motion: bool = True
 ) -> str:
     """A caption of the scene for training: empty, canonical, or with attributes dropped and clauses moved.
 

@@ -22,7 +22,7 @@ from magicvideo_core.training.diffusion import add_noise, latent_weights, sample
 
 # Larger images keep more of their layout at the same noise level: their timesteps shift towards noise.
 TIMESTEP_MEAN = {64: 0.3, 128: 0.8}
-TWO_OBJECT_SHARE = 0.35
+TWO_OBJECT_SHARE = 0.15
 
 
 class TextToImageRecipe:

@@ -133,7 +133,7 @@ class VideoRecipe:
     def _video_loss(self, kind: str, count: int, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
         pixels = PIXELS[kind]
         scenes = [sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1) for _ in range(count)]
-        captions = [training_caption(scene, rng, drop_some=0.15) for scene in scenes]
+        captions = [training_caption(scene, rng) for scene in scenes]
         chosen = _chosen_frames(self.mixture.frames_per_clip, rng)
         times = keyframe_times(NUM_KEYFRAMES)
         parameters = frame_parameters([(scene, times[index]) for scene in scenes for index in chosen])
