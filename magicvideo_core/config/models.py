@@ -80,6 +80,7 @@ class T2IConfig(_StageConfig):
     height: PixelCount
     width: PixelCount
     num_inference_steps: int = Field(ge=1, le=1000)
+    timestep_shift: float = Field(default=1.0, gt=0.0, le=20.0)
     guidance_scale: float = Field(ge=0.0)
 
 
@@ -95,6 +96,7 @@ class I2VConfig(_StageConfig):
     width: PixelCount
     num_frames: int = Field(ge=1, le=256)
     num_inference_steps: int = Field(ge=1, le=1000)
+    timestep_shift: float = Field(default=1.0, gt=0.0, le=20.0)
     guidance_scale: float = Field(ge=0.0)
     ip_adapter_scale: float = Field(ge=0.0)
     controlnet_conditioning_scale: float = Field(ge=0.0)

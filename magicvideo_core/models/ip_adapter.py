@@ -14,7 +14,7 @@ StateDict = dict[str, torch.Tensor]
 def to_hub_layout(projection: IPAdapterPlusImageProjection, unet: Any) -> StateDict:
     """The flat state dict of a hub file (`image_proj.*`, `ip_adapter.*`) for a resampler and a UNet's image K/V weights.
 
-    A UNet without an adapter gives the start of one: image K/V as copies of its text K/V.
+    A UNet without an adapter gives the start of one: image K as copies of its text K, V zero, so that it changes nothing.
     """
     flat: StateDict = {}
     own = projection.state_dict()
@@ -26,10 +26,10 @@ def to_hub_layout(projection: IPAdapterPlusImageProjection, unet: Any) -> StateD
     for index, name in enumerate(names):
         processor, attention = unet.attn_processors[name], unet.get_submodule(name.removesuffix(".processor"))
         attached = hasattr(processor, "to_k_ip")
-        key = processor.to_k_ip[0] if attached else attention.to_k
-        value = processor.to_v_ip[0] if attached else attention.to_v
-        flat[f"ip_adapter.{2 * index + 1}.to_k_ip.weight"] = key.weight.detach().clone()
-        flat[f"ip_adapter.{2 * index + 1}.to_v_ip.weight"] = value.weight.detach().clone()
+        key = processor.to_k_ip[0].weight if attached else attention.to_k.weight
+        value = processor.to_v_ip[0].weight if attached else torch.zeros_like(attention.to_v.weight)
+        flat[f"ip_adapter.{2 * index + 1}.to_k_ip.weight"] = key.detach().clone()
+        flat[f"ip_adapter.{2 * index + 1}.to_v_ip.weight"] = value.detach().clone()
     return flat
 
 

@@ -25,6 +25,7 @@ from magicvideo_core.moving_shapes.captions import VOCABULARY
 CHANNELS = (80, 128)
 LATENT_CHANNELS = 32
 TEXT_WIDTH = 128
+IMAGE_WIDTH = 64
 IMAGE_TOKENS = 8
 TIME_ID_WIDTH = 32
 MAX_PROMPT_TOKENS = 24
@@ -138,16 +139,16 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
 
 
 def build_image_encoder() -> CLIPVisionModelWithProjection:
-    """A CLIP vision encoder over 64x64 images: 8-pixel patches, 128 wide, 2 layers."""
+    """A CLIP vision encoder over 64x64 images: 8-pixel patches, 64 wide, 2 layers."""
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
+            hidden_size=IMAGE_WIDTH,
+            intermediate_size=4 * IMAGE_WIDTH,
             num_hidden_layers=2,
             num_attention_heads=4,
             image_size=64,
             patch_size=8,
-            projection_dim=TEXT_WIDTH,
+            projection_dim=IMAGE_WIDTH,
         )
     )
 
@@ -156,7 +157,7 @@ def build_image_projection() -> IPAdapterPlusImageProjection:
     """The resampler of IP-Adapter-plus: penultimate patch features to 8 tokens."""
     # Depth 4 and heads of 64 are what diffusers' loader of the hub layout assumes.
     return IPAdapterPlusImageProjection(
-        embed_dims=TEXT_WIDTH,
+        embed_dims=IMAGE_WIDTH,
         output_dims=TEXT_WIDTH,
         hidden_dims=64,
         depth=4,

@@ -29,13 +29,22 @@ def guided(predict_conditional: Predict, predict_unconditional: Predict, guidanc
 
 
 def set_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, *, start_timestep: int | None = None
+    scheduler: SchedulerMixin, num_inference_steps: int, *, start_timestep: int | None = None, shift: float = 1.0
 ) -> torch.Tensor:
     """Prepare the scheduler for `num_inference_steps` and return the timesteps to visit, descending.
 
-    With `start_timestep` (0..num_train_timesteps - 1) only those at or below it are visited, at least one.
+    Args:
+        start_timestep: only timesteps at or below it are visited, at least one; in 0..num_train_timesteps - 1.
+        shift: above 1 spends more of the steps near the noise, u -> shift * u / (1 + (shift - 1) * u) for u = t / T
+            (Esser et al., 2024, equation 23): the more latents an image has, the earlier its layout is decided. 1 keeps the
+            scheduler's own spacing; anything else needs a scheduler that takes timesteps (DPM-Solver++, Euler).
     """
-    scheduler.set_timesteps(num_inference_steps)
+    if shift == 1.0:
+        scheduler.set_timesteps(num_inference_steps)
+    else:
+        last = scheduler.config.num_train_timesteps - 1
+        shares = [1 - n / num_inference_steps for n in range(num_inference_steps)]
+        scheduler.set_timesteps(timesteps=[round(last * shift * u / (1 + (shift - 1) * u)) for u in shares])
     timesteps = scheduler.timesteps
     begin = 0
     if start_timestep is not None:

@@ -91,7 +91,10 @@ class I2VStage(VideoStage):
         settings = self.settings
         reference = self._reference(item, model)
         timesteps = set_timesteps(
-            model.scheduler, settings.num_inference_steps, start_timestep=settings.noise_prior_start_timestep
+            model.scheduler,
+            settings.num_inference_steps,
+            start_timestep=settings.noise_prior_start_timestep,
+            shift=settings.timestep_shift,
         )
         noise = prior_noise(
             pixels.encode(model.vae, reference),

@@ -109,7 +109,7 @@ class _EmbeddedModel:
 
             return predict
 
-        timesteps = set_timesteps(self.scheduler, settings.num_inference_steps)
+        timesteps = set_timesteps(self.scheduler, settings.num_inference_steps, shift=settings.timestep_shift)
         predict = guided(predictor(clip.prompt), predictor(clip.negative_prompt), settings.guidance_scale)
         clean = denoise(predict, noise * self.scheduler.init_noise_sigma, self.scheduler, timesteps)
         return pixels.decode(self.vae, clean)

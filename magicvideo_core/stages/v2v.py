@@ -32,7 +32,10 @@ class V2VStage(VideoStage):
         clean_NCFHW = clean.transpose(0, 1)[None]
         last_timestep = model.scheduler.config.num_train_timesteps - 1
         timesteps = set_timesteps(
-            model.scheduler, self.settings.num_inference_steps, start_timestep=round(self.strength * last_timestep)
+            model.scheduler,
+            self.settings.num_inference_steps,
+            start_timestep=round(self.strength * last_timestep),
+            shift=self.settings.timestep_shift,
         )
         noise = self._noise(item, model, len(keyframes))
         start = noised(clean_NCFHW, noise, model.scheduler, timesteps[0])

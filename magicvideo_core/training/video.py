@@ -145,7 +145,7 @@ class VideoRecipe:
         if kind == "i2v":
             noise = self._with_prior(noise, reference, rng)
             # Where objects are and go is decided early: most timesteps lie near the noise.
-            timesteps = sample_timesteps(count, generator, mean=1.0)
+            timesteps = sample_timesteps(count, generator, mean=1.4)
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
             timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)

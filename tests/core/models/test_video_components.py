@@ -26,7 +26,7 @@ def inputs():
         "latents": torch.randn(1, tiny.LATENT_CHANNELS, FRAMES, 8, 8, generator=generator),
         "tokens": torch.randn(1, 5, tiny.TEXT_WIDTH, generator=generator),
         "pooled": torch.randn(1, tiny.TEXT_WIDTH, generator=generator),
-        "image": torch.randn(1, 1, 65, tiny.TEXT_WIDTH, generator=generator),
+        "image": torch.randn(1, 1, 65, tiny.IMAGE_WIDTH, generator=generator),
     }
 
 
@@ -65,7 +65,7 @@ def test_an_adapter_survives_the_hub_layout(unet, inputs):
     ip_adapter.attach(first, ip_adapter.to_hub_layout(tiny.build_image_projection(), unet))
     for processor in first.attn_processors.values():
         if hasattr(processor, "to_k_ip"):
-            torch.nn.init.normal_(processor.to_k_ip[0].weight)
+            torch.nn.init.normal_(processor.to_v_ip[0].weight)
     stored = ip_adapter.to_hub_layout(first.encoder_hid_proj.image_projection_layers[0], first)
     second = inflate(unet, tiny.build_motion_adapter()).eval()
     ip_adapter.attach(second, stored)
