@@ -10,7 +10,7 @@ help:
 	@echo "make demo    six prompts to six videos with the embedded weights, into a fresh run under runs/"
 	@echo "make test    the tests"
 	@echo "make check   ruff, mypy and the import contracts"
-	@echo "make bench   what the pipeline itself costs per clip and stage, and how fast media are written and read"
+	@echo "make bench   what the pipeline, a clip, interpolation and the demo cost here"
 	@echo "make setup   only the virtual environment (every other verb does it when it is missing or out of date)"
 
 setup: $(STAMP)
@@ -35,6 +35,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench/pipeline.py
+	$(BIN)/python tests/bench/clip.py
+	$(BIN)/python tests/bench/vfi.py
+	$(BIN)/python tests/bench/demo.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
