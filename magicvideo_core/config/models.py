@@ -82,6 +82,16 @@ class T2IConfig(_StageConfig):
     num_inference_steps: int = Field(ge=1, le=1000)
     timestep_shift: float = Field(default=1.0, gt=0.0, le=20.0)
     guidance_scale: float = Field(ge=0.0)
+    first_pass_scale: float = Field(default=1.0, gt=0.0, le=1.0)
+    refine_strength: float = Field(default=0.6, gt=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _check_first_pass(self) -> "T2IConfig":
+        if (self.height * self.first_pass_scale) % 8 or (self.width * self.first_pass_scale) % 8:
+            raise ValueError(
+                f"first_pass_scale = {self.first_pass_scale} must make height and width multiples of 8 too"
+            )
+        return self
 
 
 class I2VConfig(_StageConfig):

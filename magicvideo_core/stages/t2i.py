@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from magicvideo_core.config import RunConfig
+from magicvideo_core.config import RunConfig, T2IConfig
 from magicvideo_core.config.weights import WeightsReference, resolve_weights
 from magicvideo_core.errors import ClipError, NonFiniteError
 from magicvideo_core.ids import stage_seed
@@ -16,7 +17,7 @@ from magicvideo_core.models import latents as pixels
 from magicvideo_core.models.components import has_file, load_autoencoder, load_model, load_scheduler, load_tokenizer
 from magicvideo_core.models.text import added_conditions, embed_prompts
 from magicvideo_core.prompts import Clip
-from magicvideo_core.sampling.denoise import denoise, guided, set_timesteps
+from magicvideo_core.sampling.denoise import Predict, denoise, guided, noised, set_timesteps
 from magicvideo_core.stages.base import Outcome, StageItem, keyframe_fps
 
 
@@ -69,7 +70,7 @@ class _Pipeline:
         ).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
 
-    def paint(self, clip: Clip, settings) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def paint(self, clip: Clip, settings: T2IConfig) -> torch.Tensor:
         return self.pipeline(
             clip.prompt,
             negative_prompt=clip.negative_prompt or None,
@@ -94,14 +95,39 @@ class _EmbeddedModel:
         self.scheduler = load_scheduler(reference)
 
     @torch.no_grad()
-    def paint(self, clip: Clip, settings) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def paint(self, clip: Clip, settings: T2IConfig) -> torch.Tensor:
         generator = torch.Generator().manual_seed(stage_seed(clip.seed, "t2i"))
-        shape = (1, self.unet.config.in_channels, settings.height // 8, settings.width // 8)
-        noise = torch.randn(shape, generator=generator).to(self.device)
+        scale = settings.first_pass_scale
+        height, width = round(settings.height * scale), round(settings.width * scale)
+        timesteps = set_timesteps(self.scheduler, settings.num_inference_steps, shift=settings.timestep_shift)
+        noise = self._noise(height, width, generator) * self.scheduler.init_noise_sigma
+        image = self._denoised(noise, timesteps, clip, settings, height, width)
+        if scale == 1.0:
+            return image
+        size = (settings.height, settings.width)
+        upsampled = F.interpolate(image.clamp(0, 1), size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        last_timestep = self.scheduler.config.num_train_timesteps - 1
+        timesteps = set_timesteps(
+            self.scheduler,
+            settings.num_inference_steps,
+            start_timestep=round(settings.refine_strength * last_timestep),
+            shift=settings.timestep_shift,
+        )
+        start = noised(pixels.encode(self.vae, upsampled), self._noise(*size, generator), self.scheduler, timesteps[0])
+        return self._denoised(start, timesteps, clip, settings, *size)
 
-        def predictor(prompt: str):  # type: ignore[no-untyped-def]
+    def _noise(self, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+        shape = (1, self.unet.config.in_channels, height // 8, width // 8)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    def _denoised(
+        self, start: torch.Tensor, timesteps: torch.Tensor, clip: Clip, settings: T2IConfig, height: int, width: int
+    ) -> torch.Tensor:
+        """One pass: from starting latents to an image, 1CHW."""
+
+        def predictor(prompt: str) -> Predict:
             embeds, pooled = embed_prompts([prompt], self.tokenizer, self.text_encoder)
-            conditions = added_conditions(self.unet, pooled, settings.height, settings.width)
+            conditions = added_conditions(self.unet, pooled, height, width)
 
             def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
                 latents = latents.to(self.unet.dtype)
@@ -109,7 +135,5 @@ class _EmbeddedModel:
 
             return predict
 
-        timesteps = set_timesteps(self.scheduler, settings.num_inference_steps, shift=settings.timestep_shift)
         predict = guided(predictor(clip.prompt), predictor(clip.negative_prompt), settings.guidance_scale)
-        clean = denoise(predict, noise * self.scheduler.init_noise_sigma, self.scheduler, timesteps)
-        return pixels.decode(self.vae, clean)
+        return pixels.decode(self.vae, denoise(predict, start, self.scheduler, timesteps))

@@ -6,12 +6,17 @@ Shape suffixes: N images (or frames), C channels, H, W latent size, L tokens, D 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import DPMSolverMultistepScheduler
 
+from magicvideo_core.models.latents import decode, encode
+from magicvideo_core.moving_shapes.renderer import FrameParameters, render_batch
+
 OBJECT_WEIGHT = 3.0
+LOW_RESOLUTION_NOISE = 0.2
 MAX_SNR_WEIGHT = 8.0
 
 
@@ -33,6 +38,16 @@ def latent_weights(masks_NHW: torch.Tensor, factor: int = 8) -> torch.Tensor:
     touched = F.max_pool2d(touched, 3, stride=1, padding=1)
     weights = 1 + (OBJECT_WEIGHT - 1) * touched
     return weights / weights.mean(dim=(1, 2, 3), keepdim=True)
+
+
+def low_resolution_latents(
+    vae: Any, parameters: FrameParameters, generator: torch.Generator, *, pixels: int = 128, factor: int = 2
+) -> torch.Tensor:
+    """Latents of the frames as a second pass gets them: made `factor` times smaller, imperfect, upsampled; details are gone."""
+    small = encode(vae, render_batch(parameters, pixels // factor) / 255)
+    decoded = decode(vae, small + LOW_RESOLUTION_NOISE * torch.randn(small.shape, generator=generator))
+    upsampled = F.interpolate(decoded, size=pixels, mode="bicubic", antialias=True).clamp(0, 1)
+    return encode(vae, upsampled)
 
 
 def sample_timesteps(

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import ControlNetModel, MotionAdapter, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
 from magicvideo_core.models import ip_adapter
-from magicvideo_core.models.latents import decode, encode
+from magicvideo_core.models.latents import encode
 from magicvideo_core.models.spatial import inflate, motion_state, share_spatial_layers, temporal_positions
 from magicvideo_core.models.text import added_conditions, embed_prompts
 from magicvideo_core.models.tiny import (
@@ -39,8 +38,14 @@ from magicvideo_core.moving_shapes.renderer import frame_parameters, keyframe_ti
 from magicvideo_core.moving_shapes.world import sample_scene
 from magicvideo_core.sampling.controlnet import reference_residuals
 from magicvideo_core.sampling.denoise import prior_noise
-from magicvideo_core.training.diffusion import add_noise, latent_weights, sample_timesteps, weighted_error
-from magicvideo_core.training.t2i import TWO_OBJECT_SHARE, TextToImageRecipe
+from magicvideo_core.training.diffusion import (
+    add_noise,
+    latent_weights,
+    low_resolution_latents,
+    sample_timesteps,
+    weighted_error,
+)
+from magicvideo_core.training.t2i import CLEAN_SHARE, TWO_OBJECT_SHARE, TextToImageRecipe
 
 NUM_KEYFRAMES = 16
 PIXELS = {"i2v": 64, "v2v": 128}
@@ -149,7 +154,9 @@ class VideoRecipe:
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
             timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
-            source = latents if rng.random() < 0.25 else _unfold(self._low_resolution(parameters, generator), count)
+            source = latents
+            if rng.random() >= CLEAN_SHARE:
+                source = _unfold(low_resolution_latents(self.images.vae, parameters, generator), count)
             batch = add_noise(source, noise, timesteps, self.images.scheduler)
         prompt_embeds, pooled = embed_prompts(captions, self.images.tokenizer, self.images.text_encoder)
         kept = torch.tensor([rng.random() >= REFERENCE_DROPOUT for _ in range(count)])
@@ -181,13 +188,6 @@ class VideoRecipe:
         )
         plain = torch.tensor([rng.random() < NOISE_PRIOR_DROPOUT for _ in range(len(noise))])
         return torch.where(plain[:, None, None, None, None], noise, moved)
-
-    def _low_resolution(self, parameters, generator: torch.Generator) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        """Latents of what V2V gets: I2V-size frames through the autoencoder, upsampled; the details are gone."""
-        small = encode(self.images.vae, render_batch(parameters, PIXELS["i2v"]) / 255)
-        decoded = decode(self.images.vae, small + 0.15 * torch.randn(small.shape, generator=generator))
-        upsampled = F.interpolate(decoded, size=PIXELS["v2v"], mode="bicubic", antialias=True).clamp(0, 1)
-        return encode(self.images.vae, upsampled)
 
     # ---- storage ------------------------------------------------------------------------------------------------------
 
