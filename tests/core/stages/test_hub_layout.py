@@ -116,6 +116,7 @@ def _config(hub, *more):
         "image_encoder": "image_encoder",
     }
     overrides = [f"t2i.weights={hub / 'base'}", f"t2i.height={SIZE}", f"t2i.width={SIZE}", "t2i.num_inference_steps=2"]
+    overrides += ["t2i.first_pass_scale=1.0"]
     for stage in ("i2v", "v2v"):
         overrides += [f"{stage}.{key}={hub / name}" for key, name in names.items()]
         overrides += [f"{stage}.{key}={SIZE}" for key in ("height", "width")]
