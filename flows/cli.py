@@ -225,6 +225,7 @@ def evaluate(run_uri: str | None, stage: str, write: bool, write_prompts: str | 
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of torch.")
 @click.option("--mixture", metavar="KIND=SHARE,...", help="Kinds of batches: i2v, v2v, image64, image128.")
+@click.option("--frames-per-clip", type=click.IntRange(2, 16), help="Keyframes that each training clip shows.")
 @click.option("--train-spatial/--freeze-spatial", default=None, help="Whether video modules train the shared layers.")
 @click.option("--peers", metavar="DIR", help="Exchange folder: average weights with other processes of this machine.")
 @click.option("--rank", type=click.IntRange(min=0), default=0, help="This process among the peers, from 0.")

@@ -18,6 +18,8 @@ from magicvideo_core.moving_shapes.renderer import FrameParameters, render_batch
 OBJECT_WEIGHT = 3.0
 LOW_RESOLUTION_NOISE = 0.2
 MAX_SNR_WEIGHT = 8.0
+# Where the noised image is not the target but a degraded one, little noise does not make the target easy to see.
+MAX_DEGRADED_WEIGHT = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,12 @@ def sample_timesteps(
 
 
 def add_noise(
-    latents: torch.Tensor, noise: torch.Tensor, timesteps_N: torch.Tensor, scheduler: DPMSolverMultistepScheduler
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps_N: torch.Tensor,
+    scheduler: DPMSolverMultistepScheduler,
+    *,
+    max_weight: float = MAX_SNR_WEIGHT,
 ) -> NoisyLatents:
     """Noise the latents (any trailing shape) to `timesteps_N`; the loss weight is that of v-prediction, truncated.
 
@@ -68,7 +75,7 @@ def add_noise(
     alpha_bar = scheduler.alphas_cumprod[timesteps_N]
     shape = (-1, *([1] * (latents.ndim - 1)))
     signal, sigma = alpha_bar.sqrt().view(shape), (1 - alpha_bar).sqrt().view(shape)
-    weights = (1 / (1 - alpha_bar)).clamp(max=MAX_SNR_WEIGHT)
+    weights = (1 / (1 - alpha_bar)).clamp(max=max_weight)
     return NoisyLatents(signal * latents + sigma * noise, timesteps_N, weights)
 
 

@@ -21,14 +21,17 @@ class ModuleTraining:
 
     settings: TrainingSettings
     mixture: Mapping[str, float] = field(default_factory=dict)
+    frames_per_clip: int = 8
     train_spatial: bool = True
 
 
 DEFAULTS = {
     "vae": ModuleTraining(TrainingSettings(steps=1600, learning_rate=3e-3, warmup_steps=50, decay_fraction=0.4)),
-    "t2i": ModuleTraining(TrainingSettings(steps=4000), {"image64": 0.5, "image128": 0.5}),
-    "i2v": ModuleTraining(TrainingSettings(steps=4000), {"i2v": 0.5, "image64": 0.2, "image128": 0.3}),
-    "v2v": ModuleTraining(TrainingSettings(steps=600), {"v2v": 1.0}, train_spatial=False),
+    "t2i": ModuleTraining(TrainingSettings(steps=6000), {"image64": 0.65, "image128": 0.35}),
+    "i2v": ModuleTraining(
+        TrainingSettings(steps=8000, learning_rate=8e-4), {"i2v": 0.4, "image64": 0.3, "image128": 0.2, "v2v": 0.1}
+    ),
+    "v2v": ModuleTraining(TrainingSettings(steps=1000, learning_rate=8e-4), {"v2v": 1.0}, train_spatial=False),
 }
 
 
@@ -54,6 +57,7 @@ def train(
     *,
     base: Path | None = None,
     mixture: Mapping[str, float] | None = None,
+    frames_per_clip: int | None = None,
     train_spatial: bool | None = None,
     peers: PeerAveraging | None = None,
     **changes: object,
@@ -65,6 +69,7 @@ def train(
         base: the folder of the family so far (vae/ for t2i; t2i/ and, to go on with them, i2v/ and v2v/ for the video
             modules), in the layout that the modules before wrote.
         mixture: shares of the kinds of batches (image64, image128, i2v, v2v); the module's own where None.
+        frames_per_clip: of the 16 keyframes, how many each clip shows a video module; 8 where None.
         train_spatial: whether a video module also trains the shared spatial layers and the text encoder.
         changes: fields of `TrainingSettings` that differ from the module's own (steps, seed, learning_rate, ...).
 
@@ -79,13 +84,18 @@ def train(
         return train_vfi(output, **{"steps": 4000, **known})  # type: ignore[arg-type]
     defaults = DEFAULTS[module]
     settings = replace(defaults.settings, **changes)  # type: ignore[arg-type]
-    torch.manual_seed(settings.seed)
-    return run_training(
-        _recipe(module, base, mixture or defaults.mixture, train_spatial), settings, output, peers=peers
+    if train_spatial is not None:
+        defaults = replace(defaults, train_spatial=train_spatial)
+    defaults = replace(
+        defaults,
+        mixture=mixture or defaults.mixture,
+        frames_per_clip=frames_per_clip or defaults.frames_per_clip,
     )
+    torch.manual_seed(settings.seed)
+    return run_training(_recipe(module, base, defaults), settings, output, peers=peers)
 
 
-def _recipe(module: str, base: Path | None, mixture: Mapping[str, float], train_spatial: bool | None) -> Recipe:
+def _recipe(module: str, base: Path | None, training: ModuleTraining) -> Recipe:
     if module == "vae":
         from magicvideo_core.training.vae import VaeRecipe
 
@@ -96,9 +106,9 @@ def _recipe(module: str, base: Path | None, mixture: Mapping[str, float], train_
     if module == "t2i":
         from magicvideo_core.training.t2i import TextToImageRecipe
 
-        shares = {int(kind.removeprefix("image")): share for kind, share in mixture.items() if kind.startswith("image")}
-        return TextToImageRecipe(base, batch_sizes={64: 64, 128: 24}, shares=shares)
+        kinds = {int(kind.removeprefix("image")): n for kind, n in training.mixture.items() if kind.startswith("image")}
+        return TextToImageRecipe(base, batch_sizes={64: 64, 128: 24}, shares=kinds)
     from magicvideo_core.training.video import Mixture, VideoRecipe
 
-    spatial = DEFAULTS[module].train_spatial if train_spatial is None else train_spatial
-    return VideoRecipe(base, mixture=Mixture(shares=mixture), train_spatial=spatial)
+    mixture = Mixture(shares=training.mixture, frames_per_clip=training.frames_per_clip)
+    return VideoRecipe(base, mixture=mixture, train_spatial=training.train_spatial)

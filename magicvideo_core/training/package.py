@@ -1,13 +1,18 @@
-"""Puts a trained family into the package: every safetensors file as fp16, configurations beside it, within the size limit."""
+"""Puts a trained family into the package: every safetensors file as fp16, configurations beside it, within the size limit.
+
+python -m magicvideo_core.training.package FAMILY
+"""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from magicvideo_core.config.weights import EMBEDDED_FOLDER
 from magicvideo_core.errors import WeightsError
 
 PARTS = {"t2i": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
@@ -47,3 +52,7 @@ def _store_half(source: Path, target: Path) -> None:
         if not torch.isfinite(tensors[name].float()).all():
             raise WeightsError(f"Tensor {name} of {source} does not fit fp16.")
     save_file(tensors, target, metadata={"format": "pt"})
+
+
+if __name__ == "__main__":
+    print(f"{package_family(Path(sys.argv[1]), EMBEDDED_FOLDER)} bytes of weights in {EMBEDDED_FOLDER}")

@@ -22,6 +22,8 @@ from magicvideo_core.moving_shapes.captions import training_caption
 from magicvideo_core.moving_shapes.renderer import frame_parameters, object_masks, render_batch
 from magicvideo_core.moving_shapes.world import sample_scene
 from magicvideo_core.training.diffusion import (
+    MAX_DEGRADED_WEIGHT,
+    MAX_SNR_WEIGHT,
     add_noise,
     latent_weights,
     low_resolution_latents,
@@ -81,10 +83,11 @@ class TextToImageRecipe:
             count, generator, mean=TIMESTEP_MEAN[pixels], high=REFINE_MAX_TIMESTEP if refines else 1000
         )
         noise = torch.randn(latents.shape, generator=generator)
-        source = latents
+        source, max_weight = latents, MAX_SNR_WEIGHT
         if refines and rng.random() >= CLEAN_SHARE:
             source = low_resolution_latents(self.vae, parameters, generator, pixels=pixels)
-        batch = add_noise(source, noise, timesteps, self.scheduler)
+            max_weight = MAX_DEGRADED_WEIGHT
+        batch = add_noise(source, noise, timesteps, self.scheduler, max_weight=max_weight)
         prompt_embeds, pooled = embed_prompts(captions, self.tokenizer, self.text_encoder)
         predicted = (unet or self.unet)(
             batch.noisy,

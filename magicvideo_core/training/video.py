@@ -39,6 +39,8 @@ from magicvideo_core.moving_shapes.world import sample_scene
 from magicvideo_core.sampling.controlnet import reference_residuals
 from magicvideo_core.sampling.denoise import prior_noise
 from magicvideo_core.training.diffusion import (
+    MAX_DEGRADED_WEIGHT,
+    MAX_SNR_WEIGHT,
     add_noise,
     latent_weights,
     low_resolution_latents,
@@ -62,15 +64,15 @@ class Mixture:
     """How often each kind of batch comes (relative), and how many images or clips it has."""
 
     shares: Mapping[str, float] = field(default_factory=lambda: {"i2v": 0.7, "image64": 0.1, "image128": 0.2})
-    batch_sizes: Mapping[str, int] = field(default_factory=lambda: {"i2v": 6, "v2v": 2, "image64": 64, "image128": 24})
-    frames_per_clip: int = NUM_KEYFRAMES
-    """Fewer than all: each clip shows that many of its keyframes, drawn anew, at their own temporal positions."""
+    batch_sizes: Mapping[str, int] = field(default_factory=lambda: {"i2v": 10, "v2v": 4, "image64": 64, "image128": 24})
+    frames_per_clip: int = 8
+    """Fewer than 16: each clip shows that many of its keyframes, drawn anew, at their own temporal positions."""
 
 
 class VideoRecipe:
     """Joint training of the modules that `mixture` names; what it does not name keeps its weights."""
 
-    def __init__(self, base: Path, *, mixture: Mixture, train_spatial: bool = True, spatial_scale: float = 0.3) -> None:
+    def __init__(self, base: Path, *, mixture: Mixture, train_spatial: bool = True) -> None:
         """`base`: a folder with t2i/ (required) and, where training continues, i2v/ and v2v/, in the layout of `save`."""
         self.mixture = mixture
         self.images = TextToImageRecipe(base / "t2i", batch_sizes={64: 1})
@@ -101,7 +103,7 @@ class VideoRecipe:
         self.modules["text_encoder"] = self.images.text_encoder
         self.modules["controlnet"] = self.controlnet
         self.modules["image_encoder"] = self.image_encoder
-        self.learning_rate_scales: Mapping[str, float] = {"spatial": spatial_scale, "text_encoder": spatial_scale}
+        self.learning_rate_scales: Mapping[str, float] = {"controlnet": 1.5, "motion_i2v": 1.3, "motion_v2v": 1.3}
         self._freeze(train_spatial)
 
     def _freeze(self, train_spatial: bool) -> None:
@@ -154,10 +156,11 @@ class VideoRecipe:
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
             timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
-            source = latents
+            source, max_weight = latents, MAX_SNR_WEIGHT
             if rng.random() >= CLEAN_SHARE:
                 source = _unfold(low_resolution_latents(self.images.vae, parameters, generator), count)
-            batch = add_noise(source, noise, timesteps, self.images.scheduler)
+                max_weight = MAX_DEGRADED_WEIGHT
+            batch = add_noise(source, noise, timesteps, self.images.scheduler, max_weight=max_weight)
         prompt_embeds, pooled = embed_prompts(captions, self.images.tokenizer, self.images.text_encoder)
         kept = torch.tensor([rng.random() >= REFERENCE_DROPOUT for _ in range(count)])
         controlled = torch.tensor([float(rng.random() >= REFERENCE_DROPOUT) for _ in range(count)])
