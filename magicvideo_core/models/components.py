@@ -7,6 +7,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import SchedulerMixin
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +21,7 @@ def load_model(model_class: Any, reference: WeightsReference, subfolder: str, dt
 
     Raises WeightsError where the files are missing, or where any key is missing, unexpected or of another shape.
     """
+    _silence_progress()
     name, kwargs = _location(reference, subfolder)
     dtype_key = "dtype" if issubclass(model_class, PreTrainedModel) else "torch_dtype"
     try:
@@ -93,6 +95,13 @@ def has_file(reference: WeightsReference, filename: str) -> bool:
     from huggingface_hub import file_exists
 
     return bool(file_exists(reference.hub_id, filename, revision=reference.revision or None))
+
+
+def _silence_progress() -> None:
+    """Loading is reported once per stage by whoever asked for it, not by a bar per component."""
+    diffusers.logging.disable_progress_bar()
+    diffusers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def _location(reference: WeightsReference, subfolder: str) -> tuple[str, dict[str, Any]]:
