@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 
 def frames_to_unit(frames_THWC_u8: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -16,6 +17,11 @@ def frames_to_unit(frames_THWC_u8: np.ndarray, device: str | torch.device = "cpu
 def unit_to_frames(images_TCHW: torch.Tensor) -> np.ndarray:
     """float TCHW in [0, 1] (clamped) to uint8 THWC."""
     return (images_TCHW.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def resized(images_NCHW: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
+    """Images in [0, 1] at another size, bicubic, antialiased when they shrink; overshoot is cut off."""
+    return F.interpolate(images_NCHW, size=size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ adapter of their own. Noise schedule: cosine, the network predicts the clean lat
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from diffusers import ControlNetModel, DPMSolverMultistepScheduler, MotionAdapter, UNet2DConditionModel
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from torch import nn
@@ -20,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from magicvideo_core.models.latents import resized
 from magicvideo_core.moving_shapes.captions import VOCABULARY
 
 CHANNELS = (80, 128)
@@ -182,4 +182,4 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
 
 def image_encoder_input(image_NCHW: torch.Tensor) -> torch.Tensor:
     """RGB in [0, 1] as the embedded image encoder takes it: 64x64, in [-1, 1]."""
-    return F.interpolate(image_NCHW, size=64, mode="bicubic", antialias=True).clamp(0, 1) * 2 - 1
+    return resized(image_NCHW, 64) * 2 - 1

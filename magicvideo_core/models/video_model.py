@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 
 import torch
-import torch.nn.functional as F
 from diffusers import ControlNetModel, DDIMScheduler, MotionAdapter, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
@@ -17,6 +16,7 @@ from magicvideo_core.config import I2VConfig
 from magicvideo_core.config.weights import WeightsReference, resolve_weights
 from magicvideo_core.models import ip_adapter
 from magicvideo_core.models.components import load_autoencoder, load_model, load_scheduler, load_state, load_tokenizer
+from magicvideo_core.models.latents import resized
 from magicvideo_core.models.spatial import inflate
 from magicvideo_core.models.text import added_conditions, embed_prompts
 from magicvideo_core.sampling.controlnet import reference_residuals
@@ -65,8 +65,8 @@ class VideoModel:
 
         Guidance is over text and appearance together; the ControlNet stays on in both halves, as in the stock pipelines.
         """
-        image = F.interpolate(reference_NCHW, size=self.image_encoder.config.image_size, mode="bicubic", antialias=True)
-        image = (image.clamp(0, 1) - self.image_mean.to(image)) / self.image_std.to(image)
+        image = resized(reference_NCHW, self.image_encoder.config.image_size)
+        image = (image - self.image_mean.to(image)) / self.image_std.to(image)
         conditional = self._half(prompt, image, reference_NCHW)
         unconditional = self._half(negative_prompt, torch.zeros_like(image), reference_NCHW)
         return guided(conditional, unconditional, self.settings.guidance_scale)

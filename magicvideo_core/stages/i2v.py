@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
 from magicvideo_core.config import I2VConfig, RunConfig
 from magicvideo_core.errors import ClipError, GateError, NonFiniteError
@@ -17,7 +16,7 @@ from magicvideo_core.stages.base import Frames, Outcome, StageItem, keyframe_fps
 
 
 class VideoStage:
-    """What I2V and V2V share: the loaded video model, and one clip at a time through `_frames`."""
+    """What I2V and V2V share: the loaded video model, and one clip at a time through `_latents`."""
 
     name: str
 
@@ -70,7 +69,7 @@ class VideoStage:
         images = pixels.frames_to_unit(frames_THWC_u8, model.device)
         if tuple(images.shape[-2:]) == size:
             return images
-        return F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        return pixels.resized(images, size)
 
     def _noise(self, item: StageItem, model: VideoModel, num_frames: int) -> torch.Tensor:
         """Standard normal NCFHW noise, drawn on the CPU from (clip seed, stage)."""

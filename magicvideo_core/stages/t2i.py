@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
@@ -37,7 +36,7 @@ class T2IStage:
         self._painter = painter(reference, dtype, device)
 
     def process(self, batch: Sequence[StageItem]) -> list[Outcome]:
-        """One image (T = 1) per item. Every clip has its own generator and its own forward passes or batch row."""
+        """One image (T = 1) per item. Every clip has its own generator and its own forward passes."""
         if self._painter is None:
             raise RuntimeError("T2IStage.load must be called before clips can be processed")
         outcomes = []
@@ -105,7 +104,7 @@ class _EmbeddedModel:
         if scale == 1.0:
             return image
         size = (settings.height, settings.width)
-        upsampled = F.interpolate(image.clamp(0, 1), size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        upsampled = pixels.resized(image.clamp(0, 1), size)
         last_timestep = self.scheduler.config.num_train_timesteps - 1
         timesteps = set_timesteps(
             self.scheduler,

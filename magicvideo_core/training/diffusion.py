@@ -5,6 +5,7 @@ Shape suffixes: N images (or frames), C channels, H, W latent size, L tokens, D 
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DPMSolverMultistepScheduler
 
-from magicvideo_core.models.latents import decode, encode
+from magicvideo_core.models.latents import decode, encode, resized
 from magicvideo_core.moving_shapes.renderer import FrameParameters, render_batch
 
 OBJECT_WEIGHT = 3.0
@@ -20,6 +21,7 @@ LOW_RESOLUTION_NOISE = 0.2
 MAX_SNR_WEIGHT = 8.0
 # Where the noised image is not the target but a degraded one, little noise does not make the target easy to see.
 MAX_DEGRADED_WEIGHT = 1.5
+CLEAN_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,16 @@ def low_resolution_latents(
     """Latents of the frames as a second pass gets them: made `factor` times smaller, imperfect, upsampled; details are gone."""
     small = encode(vae, render_batch(parameters, pixels // factor) / 255)
     decoded = decode(vae, small + LOW_RESOLUTION_NOISE * torch.randn(small.shape, generator=generator))
-    upsampled = F.interpolate(decoded, size=pixels, mode="bicubic", antialias=True).clamp(0, 1)
-    return encode(vae, upsampled)
+    return encode(vae, resized(decoded, pixels))
+
+
+def second_pass_source(
+    latents_NCHW: torch.Tensor, vae: Any, parameters: FrameParameters, rng: random.Random, generator: torch.Generator
+) -> tuple[torch.Tensor, float]:
+    """What a second pass noises in training, and the largest loss weight there: mostly degraded frames, some the targets."""
+    if rng.random() < CLEAN_SHARE:
+        return latents_NCHW, MAX_SNR_WEIGHT
+    return low_resolution_latents(vae, parameters, generator), MAX_DEGRADED_WEIGHT
 
 
 def sample_timesteps(

@@ -22,12 +22,11 @@ from magicvideo_core.moving_shapes.captions import training_caption
 from magicvideo_core.moving_shapes.renderer import frame_parameters, object_masks, render_batch
 from magicvideo_core.moving_shapes.world import sample_scene
 from magicvideo_core.training.diffusion import (
-    MAX_DEGRADED_WEIGHT,
     MAX_SNR_WEIGHT,
     add_noise,
     latent_weights,
-    low_resolution_latents,
     sample_timesteps,
+    second_pass_source,
     weighted_error,
 )
 
@@ -35,7 +34,6 @@ LAYOUT_PIXELS = 64
 # The second pass: 128-pixel images are only trained from here down, most of them from an upsampled first pass. Learning layout
 # at 128 pixels too takes many times longer (there, a big object is still visible at timestep 900).
 REFINE_MAX_TIMESTEP = 700
-CLEAN_SHARE = 0.3
 TIMESTEP_MEAN = {64: 0.7, 128: 0.3}
 TWO_OBJECT_SHARE = 0.15
 
@@ -84,9 +82,8 @@ class TextToImageRecipe:
         )
         noise = torch.randn(latents.shape, generator=generator)
         source, max_weight = latents, MAX_SNR_WEIGHT
-        if refines and rng.random() >= CLEAN_SHARE:
-            source = low_resolution_latents(self.vae, parameters, generator, pixels=pixels)
-            max_weight = MAX_DEGRADED_WEIGHT
+        if refines:
+            source, max_weight = second_pass_source(latents, self.vae, parameters, rng, generator)
         batch = add_noise(source, noise, timesteps, self.scheduler, max_weight=max_weight)
         prompt_embeds, pooled = embed_prompts(captions, self.tokenizer, self.text_encoder)
         predicted = (unet or self.unet)(

@@ -39,15 +39,13 @@ from magicvideo_core.moving_shapes.world import sample_scene
 from magicvideo_core.sampling.controlnet import reference_residuals
 from magicvideo_core.sampling.denoise import prior_noise
 from magicvideo_core.training.diffusion import (
-    MAX_DEGRADED_WEIGHT,
-    MAX_SNR_WEIGHT,
     add_noise,
     latent_weights,
-    low_resolution_latents,
     sample_timesteps,
+    second_pass_source,
     weighted_error,
 )
-from magicvideo_core.training.t2i import CLEAN_SHARE, TWO_OBJECT_SHARE, TextToImageRecipe
+from magicvideo_core.training.t2i import TWO_OBJECT_SHARE, TextToImageRecipe
 
 NUM_KEYFRAMES = 16
 PIXELS = {"i2v": 64, "v2v": 128}
@@ -63,7 +61,7 @@ NOISE_PRIOR_DROPOUT = 0.15
 class Mixture:
     """How often each kind of batch comes (relative), and how many images or clips it has."""
 
-    shares: Mapping[str, float] = field(default_factory=lambda: {"i2v": 0.7, "image64": 0.1, "image128": 0.2})
+    shares: Mapping[str, float]
     batch_sizes: Mapping[str, int] = field(default_factory=lambda: {"i2v": 10, "v2v": 4, "image64": 64, "image128": 24})
     frames_per_clip: int = 8
     """Fewer than 16: each clip shows that many of its keyframes, drawn anew, at their own temporal positions."""
@@ -145,7 +143,8 @@ class VideoRecipe:
         times = keyframe_times(NUM_KEYFRAMES)
         parameters = frame_parameters([(scene, times[index]) for scene in scenes for index in chosen])
         frames = render_batch(parameters, pixels)
-        latents = _unfold(encode(self.images.vae, frames / 255), count)
+        folded = encode(self.images.vae, frames / 255)
+        latents = _unfold(folded, count)
         weights = _unfold(latent_weights(object_masks(parameters, pixels)), count)
         noise = torch.randn(latents.shape, generator=generator)
         reference = render_batch(frame_parameters([(scene, 0.0) for scene in scenes]), pixels) / 255
@@ -156,11 +155,8 @@ class VideoRecipe:
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
             timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
-            source, max_weight = latents, MAX_SNR_WEIGHT
-            if rng.random() >= CLEAN_SHARE:
-                source = _unfold(low_resolution_latents(self.images.vae, parameters, generator), count)
-                max_weight = MAX_DEGRADED_WEIGHT
-            batch = add_noise(source, noise, timesteps, self.images.scheduler, max_weight=max_weight)
+            source, max_weight = second_pass_source(folded, self.images.vae, parameters, rng, generator)
+            batch = add_noise(_unfold(source, count), noise, timesteps, self.images.scheduler, max_weight=max_weight)
         prompt_embeds, pooled = embed_prompts(captions, self.images.tokenizer, self.images.text_encoder)
         kept = torch.tensor([rng.random() >= REFERENCE_DROPOUT for _ in range(count)])
         controlled = torch.tensor([float(rng.random() >= REFERENCE_DROPOUT) for _ in range(count)])
