@@ -70,6 +70,15 @@ def sample_timesteps(
     return (low + share * (high - low)).long().clamp(low, high - 1)
 
 
+def sample_early_timesteps(
+    count: int, rng: random.Random, generator: torch.Generator, *, low: int, share: float, mean: float
+) -> torch.Tensor:
+    """A `share` of the timesteps evenly in [low, 1000), where something is decided; the others logit-normal over all."""
+    timesteps = sample_timesteps(count, generator, mean=mean)
+    early = torch.randint(low, 1000, (count,), generator=generator)
+    return torch.where(torch.tensor([rng.random() < share for _ in range(count)]), early, timesteps)
+
+
 def add_noise(
     latents: torch.Tensor,
     noise: torch.Tensor,

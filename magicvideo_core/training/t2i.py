@@ -25,6 +25,7 @@ from magicvideo_core.training.diffusion import (
     MAX_SNR_WEIGHT,
     add_noise,
     latent_weights,
+    sample_early_timesteps,
     sample_timesteps,
     second_pass_source,
     weighted_error,
@@ -34,7 +35,9 @@ LAYOUT_PIXELS = 64
 # The second pass: 128-pixel images are only trained from here down, most of them from an upsampled first pass. Learning layout
 # at 128 pixels too takes many times longer (there, a big object is still visible at timestep 900).
 REFINE_MAX_TIMESTEP = 700
-TIMESTEP_MEAN = {64: 0.7, 128: 0.3}
+# With many latent channels a shape can be made out below this timestep: position and outline are decided above it.
+LAYOUT_MIN_TIMESTEP = 800
+LAYOUT_SHARE = 0.6
 TWO_OBJECT_SHARE = 0.15
 
 
@@ -77,8 +80,10 @@ class TextToImageRecipe:
         latents = encode(self.vae, render_batch(parameters, pixels) / 255, chunk_size=count)
         weights = latent_weights(object_masks(parameters, pixels))
         refines = pixels > LAYOUT_PIXELS
-        timesteps = sample_timesteps(
-            count, generator, mean=TIMESTEP_MEAN[pixels], high=REFINE_MAX_TIMESTEP if refines else 1000
+        timesteps = (
+            sample_timesteps(count, generator, mean=0.3, high=REFINE_MAX_TIMESTEP)
+            if refines
+            else sample_early_timesteps(count, rng, generator, low=LAYOUT_MIN_TIMESTEP, share=LAYOUT_SHARE, mean=0.7)
         )
         noise = torch.randn(latents.shape, generator=generator)
         source, max_weight = latents, MAX_SNR_WEIGHT

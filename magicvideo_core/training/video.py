@@ -41,6 +41,7 @@ from magicvideo_core.sampling.denoise import prior_noise
 from magicvideo_core.training.diffusion import (
     add_noise,
     latent_weights,
+    sample_early_timesteps,
     sample_timesteps,
     second_pass_source,
     weighted_error,
@@ -51,6 +52,9 @@ NUM_KEYFRAMES = 16
 PIXELS = {"i2v": 64, "v2v": 128}
 REFERENCE_DROPOUT = 0.1
 V2V_MAX_TIMESTEP = 600
+# Below this timestep the noised frames themselves show where each object is: only above it is motion learned.
+MOTION_MIN_TIMESTEP = 900
+MOTION_SHARE = 0.7
 # The latent noise prior is trained in: most clips' noise has its mean moved toward the reference latent by this timestep's
 # share of signal, at every noise level, which is what a deterministic sampler that starts from it passes through.
 NOISE_PRIOR_TIMESTEP = 700
@@ -150,8 +154,9 @@ class VideoRecipe:
         reference = render_batch(frame_parameters([(scene, 0.0) for scene in scenes]), pixels) / 255
         if kind == "i2v":
             noise = self._with_prior(noise, reference, rng)
-            # Where objects are and go is decided early: most timesteps lie near the noise.
-            timesteps = sample_timesteps(count, generator, mean=1.4)
+            timesteps = sample_early_timesteps(
+                count, rng, generator, low=MOTION_MIN_TIMESTEP, share=MOTION_SHARE, mean=0.7
+            )
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
             timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
