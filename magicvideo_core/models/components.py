@@ -97,6 +97,12 @@ def has_file(reference: WeightsReference, filename: str) -> bool:
     return bool(file_exists(reference.hub_id, filename, revision=reference.revision or None))
 
 
+def empty_device_cache() -> None:
+    """Give back the GPU memory that torch holds in reserve, once the models in it are no longer referenced."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _silence_progress() -> None:
     """Loading is reported once per stage by whoever asked for it, not by a bar per component."""
     diffusers.logging.disable_progress_bar()

@@ -10,6 +10,7 @@ from magicvideo_core.config import I2VConfig, RunConfig
 from magicvideo_core.errors import ClipError, GateError, NonFiniteError
 from magicvideo_core.ids import stage_seed
 from magicvideo_core.models import latents as pixels
+from magicvideo_core.models.components import empty_device_cache
 from magicvideo_core.models.video_model import VideoModel
 from magicvideo_core.sampling.denoise import denoise, in_scheduler_scale, prior_noise, set_timesteps
 from magicvideo_core.stages.base import Frames, Outcome, StageItem, keyframe_fps
@@ -36,8 +37,7 @@ class VideoStage:
     def close(self) -> None:
         """Give the device's memory back."""
         self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_device_cache()
 
     @torch.no_grad()
     def _process_one(self, item: StageItem) -> Outcome:

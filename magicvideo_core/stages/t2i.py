@@ -10,10 +10,17 @@ from transformers import CLIPTextModel
 
 from magicvideo_core.config import RunConfig, T2IConfig
 from magicvideo_core.config.weights import WeightsReference, resolve_weights
-from magicvideo_core.errors import ClipError, NonFiniteError
+from magicvideo_core.errors import ClipError, NonFiniteError, WeightsError
 from magicvideo_core.ids import stage_seed
 from magicvideo_core.models import latents as pixels
-from magicvideo_core.models.components import has_file, load_autoencoder, load_model, load_scheduler, load_tokenizer
+from magicvideo_core.models.components import (
+    empty_device_cache,
+    has_file,
+    load_autoencoder,
+    load_model,
+    load_scheduler,
+    load_tokenizer,
+)
 from magicvideo_core.models.text import added_conditions, embed_prompts
 from magicvideo_core.prompts import Clip
 from magicvideo_core.sampling.denoise import Predict, denoise, guided, noised, set_timesteps
@@ -55,8 +62,7 @@ class T2IStage:
     def close(self) -> None:
         """Give the device's memory back."""
         self._painter = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_device_cache()
 
 
 class _Pipeline:
@@ -64,9 +70,13 @@ class _Pipeline:
 
     def __init__(self, reference: WeightsReference, dtype: torch.dtype, device: str) -> None:
         name = str(reference.path) if reference.path is not None else reference.hub_id
-        self.pipeline = DiffusionPipeline.from_pretrained(
-            name, revision=reference.revision or None, torch_dtype=dtype, use_safetensors=True
-        ).to(device)
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(
+                name, revision=reference.revision or None, torch_dtype=dtype, use_safetensors=True
+            )
+        except (OSError, ValueError, RuntimeError, AttributeError) as error:
+            raise WeightsError(f"The pipeline at {name} cannot be loaded: {error}") from error
+        self.pipeline = pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def paint(self, clip: Clip, settings: T2IConfig) -> torch.Tensor:

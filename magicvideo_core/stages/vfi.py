@@ -12,6 +12,7 @@ import torch
 from magicvideo_core.config import RunConfig
 from magicvideo_core.config.weights import resolve_weights
 from magicvideo_core.errors import ClipError, GateError, NonFiniteError, WeightsError
+from magicvideo_core.models.components import empty_device_cache
 from magicvideo_core.models.interpolator import Interpolator, load_interpolator
 from magicvideo_core.stages.base import Frames, Outcome, StageItem
 
@@ -39,8 +40,7 @@ class VFIStage:
     def close(self) -> None:
         """Give the device's memory back."""
         self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_device_cache()
 
     def interpolate(self, frames_THWC_u8: Frames, interp_factor: int) -> Iterator[Frames]:
         """The finished frames one by one, HWC uint8, for any factor. Raises NonFiniteError."""

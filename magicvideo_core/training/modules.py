@@ -34,6 +34,15 @@ DEFAULTS = {
     "v2v": ModuleTraining(TrainingSettings(steps=1000, learning_rate=8e-4), {"v2v": 1.0}, train_spatial=False),
 }
 
+# What a module does not take; saying nothing would train something else than was asked for.
+_NOT_TAKEN = {
+    "vae": {"base", "mixture", "frames_per_clip", "train_spatial"},
+    "t2i": {"frames_per_clip", "train_spatial"},
+    "i2v": set[str](),
+    "v2v": set[str](),
+    "vfi": {"base", "mixture", "frames_per_clip", "train_spatial", "peers", "learning_rate"},
+}
+
 
 def parse_mixture(text: str) -> dict[str, float]:
     """`kind=share,kind=share` with kinds i2v, v2v, image64, image128 and positive shares. Raises ConfigError."""
@@ -73,15 +82,25 @@ def train(
         train_spatial: whether a video module also trains the shared spatial layers and the text encoder.
         changes: fields of `TrainingSettings` that differ from the module's own (steps, seed, learning_rate, ...).
 
-    Raises ConfigError for an unknown module or a base that lacks what the module needs.
+    Raises ConfigError for an unknown module, an option that it does not take, or a base that lacks what it needs.
     """
     if module not in MODULES:
         raise ConfigError(f"Unknown module {module!r}; choose one of {', '.join(MODULES)}.")
+    _check_taken(
+        module,
+        dict(
+            base=base,
+            mixture=mixture,
+            frames_per_clip=frames_per_clip,
+            train_spatial=train_spatial,
+            peers=peers,
+            **changes,
+        ),
+    )
     if module == "vfi":
         from magicvideo_core.training.vfi import train_vfi
 
-        known = {name: value for name, value in changes.items() if name in ("steps", "seed", "threads")}
-        return train_vfi(output, **{"steps": 4000, **known})  # type: ignore[arg-type]
+        return train_vfi(output, **{"steps": 4000, **changes})  # type: ignore[arg-type]
     defaults = DEFAULTS[module]
     settings = replace(defaults.settings, **changes)  # type: ignore[arg-type]
     if train_spatial is not None:
@@ -93,6 +112,16 @@ def train(
     )
     torch.manual_seed(settings.seed)
     return run_training(_recipe(module, base, defaults), settings, output, peers=peers)
+
+
+def _check_taken(module: str, options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value is not None and name in _NOT_TAKEN[module]]
+    if given:
+        flag = "--freeze-spatial/--train-spatial" if given[0] == "train_spatial" else f"--{given[0].replace('_', '-')}"
+        raise ConfigError(f"Training {module} takes no {flag}: leave it out.")
+    mixture = options["mixture"]
+    if module == "t2i" and isinstance(mixture, Mapping) and not all(kind.startswith("image") for kind in mixture):
+        raise ConfigError(f"Training t2i takes only image64 and image128 in --mixture, not {', '.join(mixture)}.")
 
 
 def _recipe(module: str, base: Path | None, training: ModuleTraining) -> Recipe:

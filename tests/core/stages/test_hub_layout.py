@@ -1,6 +1,7 @@
 """Tiny random checkpoints in the hub layouts of SD1.5, AnimateDiff, IP-Adapter-plus and ControlNet go through the stages."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -154,4 +155,13 @@ def test_an_adapter_of_other_blocks_is_refused(hub, tmp_path):
     path.write_text(json.dumps(changed))
     stage = create_stage("i2v", _config(hub, f"i2v.controlnet={tmp_path / 'controlnet'}"))
     with pytest.raises(WeightsError, match="controlnet"):
+        stage.load("cpu")
+
+
+def test_a_pipeline_with_parts_missing_is_refused(tmp_path):
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'
+    )
+    stage = create_stage("t2i", load_config("tiny", None, [f"t2i.weights={tmp_path}"]))
+    with pytest.raises(WeightsError, match=re.escape(str(tmp_path))):
         stage.load("cpu")

@@ -78,4 +78,10 @@ def test_wrong_requests_name_what_to_change(tmp_path: Path) -> None:
         train("gan", tmp_path / "out")
     with pytest.raises(ConfigError, match="'i2v=x'"):
         parse_mixture("image64=1,i2v=x")
+    with pytest.raises(ConfigError, match="vfi takes no --learning-rate"):
+        train("vfi", tmp_path / "out", learning_rate=1e-3)
+    with pytest.raises(ConfigError, match="vae takes no --mixture"):
+        train("vae", tmp_path / "out", mixture={"image64": 1.0})
+    with pytest.raises(ConfigError, match="only image64 and image128"):
+        train("t2i", tmp_path / "out", mixture={"i2v": 1.0})
     assert not (tmp_path / "out").exists()
