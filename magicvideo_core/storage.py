@@ -1,26 +1,24 @@
-"""Objects on any fsspec URL or local path: atomic writes with their hash, and bounded retries of what may pass."""
+"""Objects on any fsspec URL or local path: atomic writes with their hash, conditional creation, bounded retries."""
 
+import errno
 import glob
 import hashlib
-import logging
 import os
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from magicvideo_core.errors import RunError, StorageUnavailableError
+from magicvideo_core.filesystems import creates_atomically, filesystem, protocol, strip_protocol
+from magicvideo_core.local_files import TEMPORARY_PREFIX, copy_file, create_file, walk_sizes, write_file
+from magicvideo_core.patience import PATIENCE_S, PERMANENT, is_conflict, with_retries
+from magicvideo_core.redact import redact
 
-logger = logging.getLogger(__name__)
-
-MAX_TRIES = 4
-_FIRST_BACKOFF_S = 0.2
-_TEMPORARY_PREFIX = ".part-"
-# OSErrors that another try does not mend.
-_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+# How long a command waits for a place that does not answer before it says so.
+_PROBE_PATIENCE_S = 10.0
 
 T = TypeVar("T")
 
@@ -37,16 +35,18 @@ class StoredObject:
 class Storage:
     """The objects below one base URI; keys are relative, with `/` between parts.
 
-    Pickles as its URI alone: every process makes its own filesystem object on first use (s3fs is not fork-safe).
+    Every call raises StorageUnavailableError where the store still fails after `patience_s` of retries, or refuses.
+    Pickles as its URI: every process makes its own filesystem object on first use (s3fs is not fork-safe).
     """
 
-    def __init__(self, uri: str | os.PathLike[str]) -> None:
+    def __init__(self, uri: str | os.PathLike[str], *, patience_s: float = PATIENCE_S) -> None:
         text = os.fspath(uri)
         self.uri = str(Path(local_path(text)).absolute()) if is_local(text) else text.rstrip("/")
         self._local = is_local(text)
+        self._patience_s = patience_s
 
     def __repr__(self) -> str:
-        return f"Storage({self.uri!r})"
+        return f"Storage({redact(self.uri)!r})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Storage) and other.uri == self.uri
@@ -54,48 +54,126 @@ class Storage:
     def __hash__(self) -> int:
         return hash(self.uri)
 
+    def with_patience(self, patience_s: float) -> "Storage":
+        """Return the same storage, given up after other `patience_s` seconds of failures."""
+        return Storage(self.uri, patience_s=patience_s)
+
     def join(self, *parts: str) -> str:
         """Return the absolute URI of a key given in parts."""
         return "/".join([self.uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
     def write(self, key: str, data: bytes) -> StoredObject:
-        """Store an object so that a reader sees all of it or none. Raises StorageUnavailableError after the retries."""
+        """Store an object so that a reader sees all of it or none."""
         uri = self.join(key)
         if self._local:
-            _with_retries(f"write {uri}", lambda: _write_local(Path(uri), data))
+            self._try(f"write {uri}", lambda: write_file(Path(uri), data))
         else:
-            _with_retries(f"write {uri}", lambda: _filesystem(uri).pipe_file(uri, data))
-        return StoredObject(uri, hashlib.sha256(data).hexdigest(), len(data))
+            self._try(f"write {uri}", lambda: filesystem(uri).pipe_file(uri, data))
+        return _stored(uri, data)
+
+    def create(self, key: str, data: bytes) -> StoredObject | None:
+        """Store an object where none is; None where one with other bytes is there, which stays.
+
+        The same bytes being there counts as created: a reply may be lost after the write. Of several writers at once
+        one succeeds, on stores where `creates_atomically`; elsewhere this looks first, then writes, then reads back.
+        """
+        uri = self.join(key)
+        if self._local:
+            created = self._try(f"create {uri}", lambda: create_file(Path(uri), data))
+        elif self.creates_atomically():
+            created = self._try(f"create {uri}", lambda: _create_remote(uri, data))
+        else:
+            if not self.exists(key):
+                self.write(key, data)
+            created = False
+        return _stored(uri, data) if created or self.read(key) == data else None
+
+    def creates_atomically(self) -> bool:
+        """Say whether `create` lets one of several writers at once succeed, whatever their timing."""
+        return self._local or creates_atomically(self.uri, self._patience_s)
+
+    def copy_from(self, uri: str, key: str) -> int:
+        """Store a copy of the object at any `uri`; returns its size in bytes. Raises FileNotFoundError.
+
+        A hard link or copy on this disk, the server's own copy within one remote store, read and written otherwise.
+        """
+        target = self.join(key)
+        if self._local and is_local(uri):
+            self._try(f"copy {uri} to {target}", lambda: copy_file(local_path(uri).absolute(), Path(target)))
+        elif not self._local and not is_local(uri) and protocol(uri) == protocol(target):
+            self._try(f"copy {uri} to {target}", lambda: filesystem(target).cp_file(uri, target))
+        else:
+            return self.write(key, read_uri(uri)).size_bytes
+        return self.size_bytes(key)
 
     def read(self, key: str) -> bytes:
-        """Return an object's bytes. Raises FileNotFoundError, or StorageUnavailableError after the retries."""
-        return read_uri(self.join(key))
+        """Return an object's bytes. Raises FileNotFoundError."""
+        uri = self.join(key)
+        if self._local:
+            return self._try(f"read {uri}", Path(uri).read_bytes)
+        data: bytes = self._try(f"read {uri}", lambda: filesystem(uri).cat_file(uri))
+        return data
 
     def exists(self, key: str) -> bool:
         """Say whether an object is there; never answered from a cached listing."""
+        try:
+            self.size_bytes(key)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def size_bytes(self, key: str) -> int:
+        """Return an object's size. Raises FileNotFoundError, also where a folder has the name."""
         uri = self.join(key)
         if self._local:
-            return Path(uri).is_file()
-        return bool(_with_retries(f"look for {uri}", lambda: _filesystem(uri).isfile(uri)))
+            path = Path(uri)
+            status = self._try(f"look for {uri}", path.stat)
+            found = {"type": "file" if path.is_file() else "directory", "size": status.st_size}
+        else:
+            # Not `isfile`: it answers False when the store does not answer.
+            found = self._try(f"look for {uri}", lambda: filesystem(uri).info(uri))
+        if found["type"] != "file":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
+        return int(found["size"])
 
     def list(self, prefix: str = "") -> list[str]:
         """Return the keys of all objects below the folder `prefix`, sorted; unfinished writes are no objects."""
+        return sorted(self.list_sizes(prefix))
+
+    def list_sizes(self, prefix: str = "") -> dict[str, int]:
+        """Return the size in bytes of every object below the folder `prefix` by key, in order of the keys.
+
+        Never answered from a cached listing; unfinished writes are no objects.
+        """
         base = self.join(prefix) if prefix else self.uri
         if self._local:
-            paths = [Path(folder, name).as_posix() for folder, _, names in os.walk(base) for name in names]
+            sizes = self._try(f"list {base}", lambda: dict(walk_sizes(base)))
         else:
-            paths = _with_retries(f"list {base}", lambda: _list_remote(base))
-        root = self.uri if self._local else _strip_protocol(self.uri)
-        keys = (path[len(root.rstrip("/")) + 1 :] for path in paths)
-        return sorted(key for key in keys if not key.rpartition("/")[2].startswith(_TEMPORARY_PREFIX))
+            sizes = self._try(f"list {base}", lambda: _list_remote(base))
+        root = (self.uri if self._local else strip_protocol(self.uri)).rstrip("/")
+        keys = {path[len(root) + 1 :]: size for path, size in sizes.items()}
+        return {key: keys[key] for key in sorted(keys) if not key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)}
 
     def delete(self, key: str) -> None:
         """Remove an object; none being there is fine."""
         uri = self.join(key)
         if self._local:
-            Path(uri).unlink(missing_ok=True)
+            self._try(f"delete {uri}", lambda: Path(uri).unlink(missing_ok=True))
         elif self.exists(key):
-            _with_retries(f"delete {uri}", lambda: _filesystem(uri).rm_file(uri))
+            try:
+                self._try(f"delete {uri}", lambda: filesystem(uri).rm_file(uri))
+            except FileNotFoundError:
+                # Gone in the meantime, or a first try whose reply was lost.
+                return
+
+    def _try(self, what: str, call: Callable[[], T]) -> T:
+        try:
+            return with_retries(what, call, self._patience_s)
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        # The rest of what does not pass: of the store, and never the fault of what is stored.
+        except PERMANENT as error:
+            raise StorageUnavailableError(f"Could not {redact(what)}: {_reason(error)}") from error
 
 
 def is_local(uri: str) -> bool:
@@ -109,10 +187,13 @@ def local_path(uri: str) -> Path:
 
 
 def read_uri(uri: str) -> bytes:
-    """Return the bytes at a path or URL. Raises FileNotFoundError, or StorageUnavailableError after the retries."""
+    """Return the bytes at a path or URL.
+
+    Raises FileNotFoundError or PermissionError at once, and StorageUnavailableError after the retries.
+    """
     if is_local(uri):
-        return _with_retries(f"read {uri}", local_path(uri).read_bytes)
-    data: bytes = _with_retries(f"read {uri}", lambda: _filesystem(uri).cat_file(uri))
+        return with_retries(f"read {uri}", local_path(uri).read_bytes)
+    data: bytes = with_retries(f"read {uri}", lambda: filesystem(uri).cat_file(uri))
     return data
 
 
@@ -126,14 +207,20 @@ def expand_uri(pattern: str) -> list[str]:
         return [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
     if pattern.startswith(("http://", "https://")):
         return [pattern]
-    filesystem = _filesystem(pattern)
-    found = _with_retries(f"list {pattern}", lambda: filesystem.glob(pattern))
-    return sorted(str(filesystem.unstrip_protocol(path)) for path in found)
+    store = filesystem(pattern)
+    found = with_retries(f"list {pattern}", lambda: store.glob(pattern))
+    return sorted(str(store.unstrip_protocol(path)) for path in found)
 
 
 def check_writable(uri: str) -> None:
     """Raise RunError in one sentence unless objects can be stored below `uri`; leaves nothing behind."""
-    probe = f"{_TEMPORARY_PREFIX}probe-{secrets.token_hex(8)}"
+    probe = f"{TEMPORARY_PREFIX}probe-{secrets.token_hex(8)}"
+    if not is_local(uri) and (urlsplit(uri).query or "@" in urlsplit(uri).netloc):
+        # It would be written into every row.
+        raise RunError(
+            f"Output {redact(uri)} has a user, password or query: give credentials by the environment or fsspec's "
+            "configuration."
+        )
     try:
         if is_local(uri):
             folder = local_path(uri).absolute()
@@ -143,74 +230,37 @@ def check_writable(uri: str) -> None:
             (folder / probe).touch(exist_ok=False)
             (folder / probe).unlink()
         else:
-            storage = Storage(uri)
+            storage = Storage(uri, patience_s=_PROBE_PATIENCE_S)
             storage.write(probe, b"")
             storage.delete(probe)
     except (OSError, ValueError, ImportError, StorageUnavailableError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".") or repr(error)
-        raise RunError(f"Output {uri} cannot be written: {reason}; choose another place with --output.") from None
+        raise RunError(
+            f"Output {uri} cannot be written: {_reason(error)}; choose another place with --output."
+        ) from None
 
 
-def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+def _reason(error: Exception) -> str:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".") or repr(error)
+    return redact(text)
+
+
+def _stored(uri: str, data: bytes) -> StoredObject:
+    return StoredObject(uri, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _create_remote(uri: str, data: bytes) -> bool:
     try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            # A rename may reach the disk before the data it names.
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _list_remote(base: str) -> list[str]:
-    try:
-        return [str(path) for path in _filesystem(base).find(base)]
-    except FileNotFoundError:
-        return []
-
-
-def _with_retries(what: str, call: Callable[[], T]) -> T:
-    for attempt in range(1, MAX_TRIES + 1):
-        try:
-            return call()
-        except _PERMANENT:
+        filesystem(uri).pipe_file(uri, data, mode="create")
+    except OSError as error:
+        if not is_conflict(error):
             raise
-        except _transient_errors() as error:
-            if attempt == MAX_TRIES:
-                raise StorageUnavailableError(
-                    f"Could not {what} in {MAX_TRIES} tries: {type(error).__name__}: {error}"
-                ) from error
-            logger.warning("try %d to %s failed (%s: %s)", attempt, what, type(error).__name__, error)
-            time.sleep(_FIRST_BACKOFF_S * 2 ** (attempt - 1))
-    raise AssertionError("unreachable")
+        return False
+    return True
 
 
-@lru_cache(maxsize=1)
-def _transient_errors() -> tuple[type[Exception], ...]:
-    """Return what may pass; botocore's own errors are no OSErrors."""
+def _list_remote(base: str) -> dict[str, int]:
     try:
-        from botocore.exceptions import BotoCoreError
-    except ImportError:
-        return (OSError, TimeoutError)
-    return (OSError, TimeoutError, BotoCoreError)
-
-
-@lru_cache(maxsize=64)
-def _filesystem_of_protocol(protocol: str, process_id: int) -> Any:
-    import fsspec
-
-    # A cached listing would answer "not done" or "done" from the past.
-    options = {"use_listings_cache": False} if protocol in ("s3", "s3a") else {}
-    return fsspec.filesystem(protocol, **options)
-
-
-def _filesystem(uri: str) -> Any:
-    return _filesystem_of_protocol(uri.partition("://")[0], os.getpid())
-
-
-def _strip_protocol(uri: str) -> str:
-    return str(_filesystem(uri)._strip_protocol(uri))
+        found: dict[str, dict[str, Any]] = filesystem(base).find(base, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {str(path): int(details["size"]) for path, details in found.items()}

@@ -59,8 +59,9 @@ def complete_shard(engine: Engine, stage: str, shard_id: int) -> StageCounts:
         done.update((row.clip_id, row) for row in rows)
     # In the order of the plan. Rows of earlier attempts stay where they are: readers take the latest per clip.
     unwritten = [done[clip.clip_id] for clip in clips if clip.clip_id not in in_manifests]
-    if unwritten:
-        write_manifest(storage, stage, shard_id, attempt, unwritten)
+    if unwritten and write_manifest(storage, stage, shard_id, attempt, unwritten) is None:
+        # A driver that was thought dead took the attempt: what it finished counts, the rest goes under the next one.
+        return complete_shard(engine, stage, shard_id)
     _clear_journal(storage, stage, shard_id)
     return count_rows([stage], len(clips), done.values())[stage]
 

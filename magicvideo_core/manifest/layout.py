@@ -5,7 +5,9 @@ import re
 from magicvideo_core.errors import InputError
 
 MANIFESTS = "manifests"
+SESSIONS = "journal/sessions"
 _ATTEMPT = re.compile(r"shard-(\d{5,})\.attempt-(\d{3,})\.parquet$")
+_SESSION = re.compile(r"^journal/sessions/(\d{5,})\.json$")
 _PLAN = re.compile(r"^plan/shard-(\d{5,})\.parquet$")
 # What may stand in a run id: it becomes one folder on any storage.
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -53,6 +55,17 @@ def journal_key(stage: str, shard_id: int, attempt: int, clip_id: str) -> str:
 def manifest_key(stage: str, shard_id: int, attempt: int) -> str:
     """Return the key of one manifest."""
     return f"{MANIFESTS}/{stage}/shard-{shard_id:05d}.attempt-{attempt:03d}.parquet"
+
+
+def session_key(number: int) -> str:
+    """Return the key of one session, numbered from 1."""
+    return f"{SESSIONS}/{number:05d}.json"
+
+
+def parse_session_key(key: str) -> int | None:
+    """Return the number of a session's key, None of another object's."""
+    match = _SESSION.search(key)
+    return int(match[1]) if match else None
 
 
 def parse_manifest_key(key: str) -> tuple[int, int] | None:

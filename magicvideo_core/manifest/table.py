@@ -14,12 +14,15 @@ from magicvideo_core.storage import Storage, StoredObject
 
 def write_manifest(
     storage: Storage, stage: str, shard_id: int, attempt: int, rows: Sequence[ManifestRow]
-) -> StoredObject:
-    """Write one attempt's manifest: one row per clip, failed ones included; zero rows are a result too."""
+) -> StoredObject | None:
+    """Write one attempt's manifest: one row per clip, failed ones included; zero rows are a result too.
+
+    None where another driver took this attempt's number: what it wrote stays.
+    """
     table = pa.Table.from_pylist([row.to_dict() for row in rows], schema=MANIFEST_SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    return storage.write(manifest_key(stage, shard_id, attempt), buffer.getvalue())
+    return storage.create(manifest_key(stage, shard_id, attempt), buffer.getvalue())
 
 
 def read_manifests(storage: Storage, stage: str | None = None, shard_id: int | None = None) -> list[ManifestRow]:

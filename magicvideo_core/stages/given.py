@@ -7,6 +7,7 @@ from magicvideo_core.config import RunConfig
 from magicvideo_core.errors import MediaError
 from magicvideo_core.media import decode_image, decode_video
 from magicvideo_core.prompts import Clip
+from magicvideo_core.redact import redact
 from magicvideo_core.storage import read_uri
 
 
@@ -53,4 +54,6 @@ def _read(clip: Clip, uri: str) -> bytes:
     try:
         return read_uri(uri)
     except FileNotFoundError:
-        raise MediaError(f"There is no {uri}, which clip {clip.clip_id} starts from.") from None
+        raise MediaError(f"There is no {redact(uri)}, which clip {clip.clip_id} starts from.") from None
+    except PermissionError:
+        raise MediaError(f"Reading {redact(uri)}, which clip {clip.clip_id} starts from, is not allowed.") from None

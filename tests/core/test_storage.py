@@ -2,14 +2,14 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from magicvideo_core import storage as storage_module
-from magicvideo_core.errors import RunError, StorageUnavailableError
+from magicvideo_core import local_files
+from magicvideo_core.errors import RunError
 from magicvideo_core.storage import Storage, check_writable, expand_uri, read_uri
 
 
@@ -65,7 +65,7 @@ def test_an_interrupted_local_write_leaves_no_object(tmp_path: Path, monkeypatch
         assert storage.read("key") == b"old"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage_module.os, "replace", interrupt)
+    monkeypatch.setattr(local_files.os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         storage.write("key", b"new")
     assert storage.read("key") == b"old"
@@ -77,34 +77,51 @@ def test_a_killed_write_is_not_listed(tmp_path: Path) -> None:
     assert Storage(tmp_path).list() == []
 
 
-def _fail(times: int, error: Exception) -> tuple[Callable[[], str], list[int]]:
-    calls: list[int] = []
-
-    def call() -> str:
-        calls.append(1)
-        if len(calls) <= times:
-            raise error
-        return "done"
-
-    return call, calls
+def test_creating_leaves_what_is_there(storage: Storage) -> None:
+    created = storage.create("a/key", b"mine")
+    assert created == storage.create("a/key", b"mine"), "the same bytes again: the reply may have been lost"
+    assert storage.create("a/key", b"theirs") is None
+    assert storage.read("a/key") == b"mine"
+    assert storage.list() == ["a/key"]
 
 
-def test_transient_errors_are_retried_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(storage_module.time, "sleep", waits.append)
-    call, calls = _fail(2, ConnectionResetError("reset"))
-    assert storage_module._with_retries("read", call) == "done"
-    assert len(calls) == 3
-    assert waits == sorted(waits)
-    call, calls = _fail(100, TimeoutError("slow"))
-    with pytest.raises(StorageUnavailableError, match="read x in 4 tries: TimeoutError: slow"):
-        storage_module._with_retries("read x", call)
-    assert len(calls) == storage_module.MAX_TRIES
-    for permanent in (FileNotFoundError("f"), PermissionError("f")):
-        call, calls = _fail(100, permanent)
-        with pytest.raises(type(permanent)):
-            storage_module._with_retries("read", call)
-        assert len(calls) == 1
+def test_one_of_many_creators_succeeds(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    assert storage.creates_atomically()
+    with ThreadPoolExecutor(8) as executor:
+        created = list(executor.map(lambda n: storage.create("key", b"%d" % n), range(32)))
+    winners = [stored for stored in created if stored is not None]
+    assert len(winners) == 1
+    assert hashlib.sha256(storage.read("key")).hexdigest() == winners[0].sha256
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_sizes_are_listed(storage: Storage) -> None:
+    storage.write("b/two", b"22")
+    storage.write("b/one", b"1")
+    storage.write("bc/none", b"")
+    assert storage.list_sizes() == {"b/one": 1, "b/two": 2, "bc/none": 0}
+    assert storage.list_sizes("b") == {"b/one": 1, "b/two": 2}
+    assert storage.list_sizes("c") == {}
+    assert storage.size_bytes("b/two") == 2
+    for absent in ("b", "b/three"):
+        with pytest.raises(FileNotFoundError):
+            storage.size_bytes(absent)
+
+
+def test_copies_within_and_across_storages(storage: Storage, tmp_path: Path) -> None:
+    storage.write("from", b"bytes")
+    elsewhere = Storage(f"memory://{tmp_path.name}/elsewhere"), Storage(tmp_path / "elsewhere")
+    for other in (storage, *elsewhere):
+        assert other.copy_from(storage.join("from"), "a/to") == 5
+        # Replacing either leaves the other as it is.
+        storage.write("from", b"other")
+        assert other.read("a/to") == b"bytes"
+        storage.write("from", b"bytes")
+        assert other.copy_from(storage.join("from"), "a/to") == 5
+        assert other.list("a") == ["a/to"]
+        with pytest.raises(FileNotFoundError):
+            other.copy_from(storage.join("nothing"), "to")
 
 
 def test_expand_uri_globs_only_where_asked(tmp_path: Path) -> None:
@@ -121,6 +138,8 @@ def test_check_writable_leaves_nothing_and_says_why(tmp_path: Path) -> None:
     check_writable("memory://check-writable")
     assert fsspec.filesystem("memory").find("/check-writable") == []
     (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="has a user, password or query"):
+        check_writable("s3://someone:pass@bucket/runs")
     for uri in (f"{tmp_path}/file/run", "/proc/none/run", "nosuchprotocol://bucket/run"):
         with pytest.raises(RunError) as caught:
             check_writable(uri)

@@ -1,0 +1,93 @@
+"""Files as objects: whole or absent, whatever interrupts the writing of them."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+# Names of files that are no objects: unfinished writes, and probes.
+TEMPORARY_PREFIX = ".part-"
+# The file system has no hard links, not here, or no more of them.
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put the bytes in place at once; folders are made, a file of the name is replaced."""
+    part = _write_part(path, data)
+    try:
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def create_file(path: Path, data: bytes) -> bool:
+    """Put the bytes in place at once where nothing is; False where something is. One of several writers succeeds."""
+    part = _write_part(path, data)
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        # Without hard links two writers at the same instant may both succeed.
+        if path.exists():
+            return False
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Put a hard link or a copy in place at once. Raises FileNotFoundError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _part_beside(target)
+    try:
+        try:
+            # Objects are replaced and never changed in place, so two names for one file are two objects.
+            os.link(source, part)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            shutil.copyfile(source, part)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(part, target)
+    finally:
+        # Renaming one name of a file to another of its names does nothing, and leaves both.
+        part.unlink(missing_ok=True)
+
+
+def walk_sizes(folder: str) -> Iterator[tuple[str, int]]:
+    """Give path and size in bytes of every file below a folder; none where the folder is not there."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            try:
+                yield path.as_posix(), path.stat().st_size
+            except FileNotFoundError:
+                # Gone since the folder was read, as the part of a write is once it is done.
+                continue
+
+
+def _write_part(path: Path, data: bytes) -> Path:
+    """Write the bytes beside where they belong, under a name that no listing shows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part_beside(path)
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            # A rename may reach the disk before the data it names.
+            os.fsync(file.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return part
+
+
+def _part_beside(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
