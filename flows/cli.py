@@ -8,7 +8,6 @@ with is imported inside it, so that `--help` and wrong input answer at once.
 import logging
 import shlex
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from flows.terminal import (
     print_error,
     print_json,
     print_tables,
+    print_traceback,
     stage_table,
 )
 from magicvideo_core.config import RunConfig, load_config
@@ -77,7 +77,7 @@ def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
         raise
     except (KeyboardInterrupt, Exception) as error:
         if not isinstance(error, KeyboardInterrupt | MagicVideoError):
-            traceback.print_exc()
+            print_traceback()
         what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
         print_error(f"{what}; continue with: {shlex.join(generate_command(request, run.run_id))}")
         return INTERRUPTED

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from magicvideo_core.errors import ConfigError, RunStoppedError
+from magicvideo_core.manifest.session import wait_until_free
 from tasks.environment import set_environment
 from tasks.progress import ProgressBoard
 from tasks.resolve import ResolvedRun, RunRequest
@@ -33,6 +34,8 @@ def run_generate(
     `show_progress` is called several times a second in this thread, which must be the main one. SIGINT and SIGTERM
     raise KeyboardInterrupt after the work has stopped: everything durable stays, and the run can be continued.
     """
+    # 0. Where another driver works on the run, that is said before anything starts.
+    wait_until_free(run.storage)
     set_environment()
     # 1. Ray and the actors' loading start now, in the background.
     from tasks.runtime import close_engine, start_engine

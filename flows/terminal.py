@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.table import Table
 
+from magicvideo_core.redact import RedactingFilter, redact
 from tasks.progress import ProgressBoard
 
 _COUNTS = ("pending", "running", "succeeded", "failed", "quarantined", "skipped")
@@ -26,12 +28,18 @@ def error_console() -> Console:
 
 def print_error(message: str) -> None:
     """Print one sentence on stderr, whatever line breaks the message had."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {' '.join(redact(message).split())}", file=sys.stderr)
+
+
+def print_traceback() -> None:
+    """Print the traceback of the error that is being handled on stderr."""
+    print(redact(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def log_to_stderr() -> None:
-    """Send log records of warnings and above to stderr."""
+    """Send log records of warnings and above to stderr, without credentials."""
     handler = RichHandler(console=error_console(), show_path=False, show_time=False)
+    handler.addFilter(RedactingFilter())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from magicvideo_core.manifest.journal import read_records
+from magicvideo_core.manifest.journal import read_all_records, read_records
 from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.manifest.session import FoundDone
 from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.storage import Storage
 
@@ -89,6 +90,14 @@ def terminal_rows(storage: Storage, stage: str, shard_id: int) -> dict[str, Mani
     rows = {row.clip_id: row for row in read_records(storage, stage, shard_id)}
     rows.update((row.clip_id, row) for row in read_manifests(storage, stage, shard_id))
     return rows
+
+
+def found_done(storage: Storage) -> FoundDone:
+    """Return how much of a run has succeeded so far, in all its stages: what a session that continues it need not do."""
+    rows = {(row.stage, row.clip_id): row for row in read_all_records(storage)}
+    rows.update(((row.stage, row.clip_id), row) for row in read_manifests(storage))
+    done = [row for row in rows.values() if row.status == "succeeded"]
+    return FoundDone(len(done), sum(row.duration_s or 0.0 for row in done), sum(row.gpu_s or 0.0 for row in done))
 
 
 def count_rows(stages: Sequence[str], num_clips: int, rows: Iterable[ManifestRow]) -> dict[str, StageCounts]:

@@ -16,12 +16,15 @@ from typing import Any
 
 from magicvideo_core.errors import ConfigError, RunError, RunStoppedError
 from magicvideo_core.manifest.journal import write_record
+from magicvideo_core.manifest.run_record import read_run_json
 from magicvideo_core.manifest.schema import ManifestRow, Status
+from magicvideo_core.manifest.session import Session, open_session
+from magicvideo_core.storage import Storage
 from tasks.pools.actor import ClipWork, Reason, StageJob, unfinished_row
 from tasks.pools.pool import StagePool
 from tasks.pools.remote import RayStageActor
 from tasks.pools.sizing import needed_resources, size_pools
-from tasks.progress import ProgressBoard
+from tasks.progress import ProgressBoard, found_done
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ class Engine:
         self._lock = threading.Lock()
         self._pools: Future[dict[str, StagePool]] = Future()
         self._made: list[StagePool] = []
+        self._session: Session | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
         self._thread.start()
@@ -67,6 +71,23 @@ class Engine:
             if self._stop_reason is not None:
                 raise self._stop_reason
 
+    def take_run(self) -> None:
+        """Open this process's session on the run; from here on, objects are written.
+
+        Raises RunError where another driver works on the run, or began it since the request was resolved.
+        """
+        storage = self.run.storage
+        session = open_session(storage, on_lost=self.stop)
+        with self._lock:
+            self._session = session
+        if self._closing.is_set():
+            session.close()
+            raise RunStoppedError(f"Run {self.run.run_id} was stopped while it started.")
+        if not self.run.is_new:
+            session.note_found_done(found_done(storage))
+        elif _has_record(storage):
+            raise RunError(f"Run {self.run.run_id} at {self.run.uri} was begun meanwhile: give the same command again.")
+
     def stop(self, reason: BaseException) -> None:
         """Give up all work now; whoever waits for a pool gets `reason`."""
         with self._lock:
@@ -76,9 +97,16 @@ class Engine:
             pool.stop(reason)
 
     def close(self) -> None:
-        """End the pools, and Ray where this engine started it; waits until both are gone, but not for ever."""
+        """End the pools, and Ray where this engine started it; waits until both are gone, but not for ever.
+
+        Gives the run back at the very end, when nothing can write to it any more.
+        """
         self._closing.set()
         self._thread.join(_CLOSE_PATIENCE_S)
+        with self._lock:
+            session = self._session
+        if session is not None:
+            session.close()
 
     def _live(self) -> None:
         # One thread from start to end: the kernel ends the processes of a local Ray with the thread that started them.
@@ -160,12 +188,14 @@ def engine_of(run_uri: str) -> Engine:
 def open_engine(request: RunRequest) -> Iterator[Engine]:
     """Give the engine of the requested run, placed on the cluster; one that was started ahead of its flow is used.
 
-    It is closed at the end, its work stopped first where an error ends it. Raises an InputError where the request or
-    the cluster does not fit, before anything is written.
+    It holds the run's session, and is closed at the end, its work stopped first where an error ends it. Raises an
+    InputError where the request or the cluster does not fit or another driver works on the run, before anything is
+    written.
     """
     engine = _engines.get(request.run_uri()) or start_engine(resolve_run(request))
     try:
         engine.wait_until_placed()
+        engine.take_run()
         yield engine
     except BaseException as error:
         engine.stop(RunStoppedError(f"Run {engine.run.run_id} stopped after {type(error).__name__}: {error}"))
@@ -191,6 +221,14 @@ def check_ray_answers(address: str) -> None:
         raise ConfigError(
             f"Ray at RAY_ADDRESS={address} does not answer ({error}): start that cluster, or unset RAY_ADDRESS."
         ) from None
+
+
+def _has_record(storage: Storage) -> bool:
+    try:
+        read_run_json(storage)
+    except RunError:
+        return False
+    return True
 
 
 def _give_up(job: StageJob, work: ClipWork, status: Status, reason: Reason) -> ManifestRow:

@@ -2,10 +2,11 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 
 from magicvideo_core.ids import canonical_json
-from magicvideo_core.manifest.layout import journal_key, journal_prefix
+from magicvideo_core.manifest.layout import JOURNAL, SESSIONS, journal_key, journal_prefix
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.storage import Storage
 
@@ -22,12 +23,23 @@ def write_record(storage: Storage, row: ManifestRow) -> None:
 
 def read_records(storage: Storage, stage: str, shard_id: int) -> list[ManifestRow]:
     """Return the record of the latest attempt per clip, sorted by clip id."""
-    latest: dict[str, ManifestRow] = {}
-    for key in storage.list(journal_prefix(stage, shard_id)):
+    return _latest(storage, storage.list(journal_prefix(stage, shard_id)))
+
+
+def read_all_records(storage: Storage) -> list[ManifestRow]:
+    """Return the record of the latest attempt per clip and stage of a whole run, with one listing."""
+    return _latest(storage, [key for key in storage.list(JOURNAL) if not key.startswith(f"{SESSIONS}/")])
+
+
+def _latest(storage: Storage, keys: Sequence[str]) -> list[ManifestRow]:
+    latest: dict[tuple[str, str], ManifestRow] = {}
+    for key in keys:
         row = _parse(key, storage.read(key))
-        if row is not None and (row.clip_id not in latest or latest[row.clip_id].attempt < row.attempt):
-            latest[row.clip_id] = row
-    return sorted(latest.values(), key=lambda row: row.clip_id)
+        if row is not None:
+            before = latest.get((row.stage, row.clip_id))
+            if before is None or before.attempt < row.attempt:
+                latest[row.stage, row.clip_id] = row
+    return sorted(latest.values(), key=lambda row: (row.stage, row.clip_id))
 
 
 def _parse(key: str, data: bytes) -> ManifestRow | None:

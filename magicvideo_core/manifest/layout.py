@@ -5,7 +5,8 @@ import re
 from magicvideo_core.errors import InputError
 
 MANIFESTS = "manifests"
-SESSIONS = "journal/sessions"
+JOURNAL = "journal"
+SESSIONS = f"{JOURNAL}/sessions"
 _ATTEMPT = re.compile(r"shard-(\d{5,})\.attempt-(\d{3,})\.parquet$")
 _SESSION = re.compile(r"^journal/sessions/(\d{5,})\.json$")
 _PLAN = re.compile(r"^plan/shard-(\d{5,})\.parquet$")
@@ -44,7 +45,7 @@ def artifact_key(stage: str, clip_id: str, sha256: str, suffix: str) -> str:
 
 def journal_prefix(stage: str, shard_id: int) -> str:
     """Return the folder of one stage's records of one shard."""
-    return f"journal/{stage}/shard-{shard_id:05d}"
+    return f"{JOURNAL}/{stage}/shard-{shard_id:05d}"
 
 
 def journal_key(stage: str, shard_id: int, attempt: int, clip_id: str) -> str:

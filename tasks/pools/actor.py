@@ -21,6 +21,7 @@ from magicvideo_core.manifest.layout import artifact_key
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png
 from magicvideo_core.prompts import Clip
+from magicvideo_core.redact import redact
 from magicvideo_core.stages import gate
 from magicvideo_core.stages.base import ARTIFACT_SUFFIXES, Outcome, Stage, StageItem, keyframe_fps
 from magicvideo_core.stages.given import given_frames, is_given
@@ -68,8 +69,8 @@ class Reason:
 
     @classmethod
     def of(cls, error: Exception) -> "Reason":
-        """Return type, message and traceback of an error."""
-        return cls(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+        """Return type, message and traceback of an error, without credentials."""
+        return cls(type(error).__name__, redact(str(error)), redact("".join(traceback.format_exception(error))))
 
 
 def terminal_row(job: StageJob, work: ClipWork, status: Status, **values: Any) -> ManifestRow:

@@ -15,10 +15,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.generate import generate, in_waves
 from flows.launch import run_generate
-from magicvideo_core.errors import GateError, RunError, StorageUnavailableError
+from magicvideo_core.errors import GateError, RunError, RunStoppedError, StorageUnavailableError
 from magicvideo_core.manifest.journal import write_record
-from magicvideo_core.manifest.layout import manifest_key
+from magicvideo_core.manifest.layout import manifest_key, session_key
 from magicvideo_core.manifest.schema import MANIFEST_SCHEMA, ManifestRow
+from magicvideo_core.manifest.session import FoundDone, open_session, read_sessions
 from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.media import decode_video, encode_lossless, encode_png
 from magicvideo_core.storage import Storage, read_uri
@@ -84,7 +85,9 @@ def test_every_clip_has_one_row_per_stage_and_a_reason_where_it_failed(undisturb
 def test_what_a_run_leaves_in_storage(undisturbed: Storage) -> None:
     keys = undisturbed.list()
     folders = Counter(key.split("/")[0] for key in keys)
-    assert folders == {"run.json": 1, "plan": 3, "artifacts": 5 + 3 * 4, "manifests": 12, "report": folders["report"]}
+    written = {"run.json": 1, "plan": 3, "artifacts": 5 + 3 * 4, "manifests": 12, "journal": 1}
+    assert folders == written | {"report": folders["report"]}
+    assert [record.ended_at is not None for record in read_sessions(undisturbed)] == [True]
     assert "report/index.html" in keys
     assert "manifests/vfi/shard-00002.attempt-001.parquet" in keys
     table = pq.read_table(undisturbed.join("manifests/vfi/shard-00002.attempt-001.parquet"))
@@ -139,7 +142,12 @@ def test_another_shard_size_gives_the_same_bytes_and_a_lost_part_is_made_again(
     again = [(row.stage, row.shard_id, row.clip_id) for row in read_manifests(storage) if not same(row)]
     assert {(stage, shard_id) for stage, shard_id, _ in again} == set(lost)
     assert kept.clip_id not in {clip_id for stage, _, clip_id in again if stage == "vfi"}
-    assert not storage.list("journal")
+    assert storage.list("journal") == [session_key(1), session_key(2)], "the records went, the sessions stay"
+    was_left = [row for row in before.values() if (row.stage, row.shard_id) not in lost or row == kept]
+    seconds = sum(row.duration_s or 0.0 for row in was_left if row.status == "succeeded")
+    first, second = read_sessions(storage)
+    assert (first.found_done.clip_stages, second.found_done.clip_stages) == (0, 17 - 4)
+    assert second.found_done.stage_s == pytest.approx(seconds)
 
 
 def test_a_signal_stops_the_run_and_the_same_request_finishes_it(
@@ -160,6 +168,28 @@ def test_a_signal_stops_the_run_and_the_same_request_finishes_it(
     summary = run_generate(run, request, lambda board: None)
     assert summary["stages"]["vfi"]["succeeded"] == 4
     assert outcome(run.storage) == outcome(undisturbed)
+
+
+def test_a_second_driver_is_refused_and_one_that_was_taken_over_stops(
+    prompts: str, fake_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    request = RunRequest(prompts, str(tmp_path), overrides=fake_overrides, run_id="run")
+    storage = Storage(tmp_path / "run")
+    session = open_session(storage, on_lost=print)
+    with pytest.raises(RunError, match=r"is being worked on by pid \d+ on"):
+        run_generate(resolve_run(request), request, lambda board: None)
+    assert storage.list() == [session_key(1)], "nothing was written"
+    session.close()
+
+    def take_over_after_the_first_clip(board: ProgressBoard) -> None:
+        if board.snapshot()["t2i"].succeeded:
+            storage.write(session_key(3), read_sessions(storage)[0].to_bytes())
+
+    slow = RunRequest(prompts, str(tmp_path), overrides=(*fake_overrides, "t2i.fake.sleep_s=4"), run_id="run")
+    with pytest.raises(RunStoppedError, match="was taken over by pid"):
+        run_generate(resolve_run(slow), slow, take_over_after_the_first_clip)
+    assert read_sessions(storage)[1].ended_at is None, "its object is left to whoever took over"
+    assert read_sessions(storage)[1].found_done == FoundDone()
 
 
 def test_another_configuration_or_prompt_set_is_refused(
