@@ -6,26 +6,26 @@ with is imported inside it, so that `--help` and wrong input answer at once.
 """
 
 import logging
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, WRONG_INPUT, Command, drive
+from flows.finished_runs import retry
 from flows.one_video import encoder_for, split_uri
 from flows.options import config_options, generate_command, json_option, make_request, run_options
 from flows.terminal import (
-    LiveProgress,
     error_console,
     log_to_stderr,
     plan_table,
     print_error,
     print_json,
     print_tables,
-    print_traceback,
     stage_table,
 )
 from magicvideo_core.config import RunConfig, load_config
@@ -35,17 +35,6 @@ from magicvideo_core.prompts import Clip, clip_of_prompt
 from magicvideo_core.storage import Storage, check_writable
 from tasks.resolve import resolve_run, words_outside_the_world
 
-DONE, SOME_CLIPS_DID_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 3
-
-
-class _Command(click.Command):
-    """A command whose help ends with its example as it was written."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if self.epilog:
-            formatter.write_paragraph()
-            formatter.write(f"Example:\n  {self.epilog}\n")
-
 
 @click.group()
 @click.version_option(package_name="magicvideo")
@@ -53,7 +42,7 @@ def cli() -> None:
     """Prompts in, videos and a complete record out."""
 
 
-@cli.command(cls=_Command, epilog="magicvideo generate prompts.txt --output runs --preset tiny")
+@cli.command(cls=Command, epilog="magicvideo generate prompts.txt --output runs --preset tiny")
 @click.argument("prompts")
 @click.option("--output", required=True, metavar="URI", help="Where runs lie: a folder or any fsspec URL.")
 @run_options
@@ -68,18 +57,10 @@ def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     _warn_of_unknown_words([clip for shard in run.shards for clip in shard], run.config)
     request = replace(request, run_id=run.run_id)
     error_console().print(f"Run {run.uri}: {run.num_clips} clips in {len(run.shards)} shards.", markup=False)
-    try:
-        from flows.launch import run_generate
+    from flows.launch import run_generate
 
-        with LiveProgress() as progress:
-            summary = run_generate(run, request, progress)
-    except InputError:
-        raise
-    except (KeyboardInterrupt, Exception) as error:
-        if not isinstance(error, KeyboardInterrupt | MagicVideoError):
-            print_traceback()
-        what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-        print_error(f"{what}; continue with: {shlex.join(generate_command(request, run.run_id))}")
+    summary = drive(partial(run_generate, run, request), generate_command(request, run.run_id))
+    if summary is None:
         return INTERRUPTED
     if as_json:
         print_json(summary)
@@ -90,7 +71,10 @@ def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     return DONE if summary["succeeded"] else SOME_CLIPS_DID_NOT
 
 
-@cli.command(cls=_Command, epilog="magicvideo plan prompts.txt --preset magicvideo2")
+cli.add_command(retry)
+
+
+@cli.command(cls=Command, epilog="magicvideo plan prompts.txt --preset magicvideo2")
 @click.argument("prompts")
 @click.option("--output", default="runs", metavar="URI", help="Where the run would lie, to see what is left of it.")
 @run_options
@@ -114,7 +98,7 @@ def plan(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     return DONE
 
 
-@cli.command(cls=_Command, epilog="magicvideo status runs/20261122-201500-1a2b")
+@cli.command(cls=Command, epilog="magicvideo status runs/20261122-201500-1a2b")
 @click.argument("run_uri")
 @json_option
 def status(run_uri: str, as_json: bool) -> int:
@@ -131,7 +115,7 @@ def status(run_uri: str, as_json: bool) -> int:
     return DONE
 
 
-@cli.command(cls=_Command, epilog="magicvideo report runs/20261122-201500-1a2b")
+@cli.command(cls=Command, epilog="magicvideo report runs/20261122-201500-1a2b")
 @click.argument("run_uri")
 @json_option
 def report(run_uri: str, as_json: bool) -> int:
@@ -144,7 +128,7 @@ def report(run_uri: str, as_json: bool) -> int:
 
 
 @cli.command(
-    cls=_Command, epilog='magicvideo sample "a big red circle moving right on a navy background" -o out.mp4 --seed 7'
+    cls=Command, epilog='magicvideo sample "a big red circle moving right on a navy background" -o out.mp4 --seed 7'
 )
 @click.argument("prompt")
 @click.option("-o", "--output", required=True, metavar="FILE", help=".mp4 or .mkv; .png for one frame (stages=t2i).")
@@ -171,7 +155,7 @@ def sample(prompt: str, output: str, seed: int | None, preset: str, config_file:
     return DONE
 
 
-@cli.command(cls=_Command, epilog="magicvideo interpolate clip.mp4 -o smooth.mp4 --factor 3")
+@cli.command(cls=Command, epilog="magicvideo interpolate clip.mp4 -o smooth.mp4 --factor 3")
 @click.argument("inputs", nargs=-1, required=True, metavar="VIDEO_OR_FRAMES...")
 @click.option("-o", "--output", required=True, metavar="OUT", help="A video (.mp4, .mkv), or a folder for PNG frames.")
 @click.option("--factor", type=int, default=3, show_default=True, help="Frames out per frame in, ends shared.")
@@ -188,7 +172,7 @@ def interpolate(
     return DONE
 
 
-@cli.command(cls=_Command, epilog="magicvideo evaluate runs/20261122-201500-1a2b --json")
+@cli.command(cls=Command, epilog="magicvideo evaluate runs/20261122-201500-1a2b --json")
 @click.argument("run_uri", required=False)
 @click.option("--stage", default="vfi", show_default=True, help="Which stage's artifacts to judge.")
 @click.option("--write", is_flag=True, help="Write the verdict beside the run's report too.")
@@ -216,7 +200,7 @@ def evaluate(run_uri: str | None, stage: str, write: bool, write_prompts: str | 
     return DONE
 
 
-@cli.command(cls=_Command, epilog="magicvideo train i2v --base family --output family-i2v --steps 4000")
+@cli.command(cls=Command, epilog="magicvideo train i2v --base family --output family-i2v --steps 4000")
 @click.argument("module", type=click.Choice(["vae", "t2i", "i2v", "v2v", "vfi"]))
 @click.option("--output", required=True, metavar="DIR", help="Weights, checkpoint and log; training continues from it.")
 @click.option("--base", metavar="DIR", help="The family so far: vae/ for t2i, t2i/ (i2v/, v2v/) for the video modules.")

@@ -1,4 +1,4 @@
-"""Driving the generate flow from a terminal: Prefect and Ray start beside each other, signals stop the run cleanly."""
+"""Driving the flows from a terminal: Prefect and Ray start beside each other, signals stop the run cleanly."""
 
 import contextvars
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Any
 
 from magicvideo_core.errors import ConfigError, RunStoppedError
@@ -16,6 +16,7 @@ from magicvideo_core.manifest.session import wait_until_free
 from tasks.environment import set_environment
 from tasks.progress import ProgressBoard
 from tasks.resolve import ResolvedRun, RunRequest
+from tasks.selection import RetryRequest
 
 if TYPE_CHECKING:
     from tasks.prefect_server import EphemeralServer
@@ -26,10 +27,33 @@ _STOP_PATIENCE_S = 30.0
 _DRAIN_PATIENCE_S = 3.0
 
 
-def run_generate(
-    run: ResolvedRun, request: RunRequest, show_progress: Callable[[ProgressBoard], None]
-) -> dict[str, Any]:
-    """Run the generate flow for a resolved run; returns its summary.
+ShowProgress = Callable[[ProgressBoard], None]
+
+
+def run_generate(run: ResolvedRun, request: RunRequest, show_progress: ShowProgress) -> dict[str, Any]:
+    """Run the generate flow for a resolved run, as `run_flow` does; returns its summary."""
+
+    def call() -> dict[str, Any]:
+        from flows.generate import generate
+
+        return generate(**asdict(request))
+
+    return run_flow(run, call, show_progress)
+
+
+def run_retry(run: ResolvedRun, request: RetryRequest, show_progress: ShowProgress) -> dict[str, Any]:
+    """Run the retry flow for a run with a selection, as `run_flow` does; returns its summary."""
+
+    def call() -> dict[str, Any]:
+        from flows.retry import retry
+
+        return retry(*astuple(request))
+
+    return run_flow(run, call, show_progress)
+
+
+def run_flow(run: ResolvedRun, call: Callable[[], dict[str, Any]], show_progress: ShowProgress) -> dict[str, Any]:
+    """Call a flow beside the engine that it works on; returns its summary.
 
     `show_progress` is called several times a second in this thread, which must be the main one. SIGINT and SIGTERM
     raise KeyboardInterrupt after the work has stopped: everything durable stays, and the run can be continued.
@@ -47,7 +71,7 @@ def run_generate(
         with ExitStack() as stack:
             # 2. Prefect's server starts beside them, then the flow once it answers.
             server = _start_prefect(stack)
-            _start_flow(flow, request, server)
+            _start_flow(flow, call, server)
             try:
                 while not flow.done():
                     # Again each time: Ray puts a handler of its own in place when it starts, which aborts the process.
@@ -87,23 +111,23 @@ def _start_prefect(stack: ExitStack) -> "EphemeralServer | None":
     return server
 
 
-def _start_flow(result: "Future[dict[str, Any]]", request: RunRequest, server: "EphemeralServer | None") -> None:
+def _start_flow(
+    result: "Future[dict[str, Any]]", call: Callable[[], dict[str, Any]], server: "EphemeralServer | None"
+) -> None:
     """Start the flow in a thread of its own, so that signals reach the main thread and not Prefect's machinery."""
 
     def run_flow() -> None:
         try:
-            from flows.generate import generate
-
             if server is not None:
                 server.wait_until_healthy()
-            result.set_result(generate(**asdict(request)))
+            result.set_result(call())
         # A boundary: the main thread raises it again.
         except BaseException as error:
             result.set_exception(error)
 
     # Prefect's settings live in the context of this thread.
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(run_flow,), name="generate-flow", daemon=True).start()
+    threading.Thread(target=context.run, args=(run_flow,), name="flow", daemon=True).start()
 
 
 def _drain_events() -> None:

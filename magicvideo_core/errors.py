@@ -6,6 +6,7 @@ MagicVideoError
 │   ├── ConfigError             a preset, a configuration file or an override
 │   ├── WeightsError            weights that are missing, incomplete or do not fit
 │   └── RunError                a run directory: unwritable, not a run, or of another configuration
+│       └── UnreadableError     one of the run's own records is torn or damaged
 ├── TransientError              the same call may succeed when it is tried again
 │   └── StorageUnavailableError storage still failing after the bounded retries
 ├── ClipError                   the clip's own fault: retry a few times, then quarantine it
@@ -44,6 +45,10 @@ class WeightsError(InputError):
 
 class RunError(InputError):
     """A run directory is unwritable, is not a run, or belongs to another configuration."""
+
+
+class UnreadableError(RunError):
+    """A run record, plan, manifest or journal record is torn or damaged; names the object and what is wrong."""
 
 
 class TransientError(MagicVideoError):

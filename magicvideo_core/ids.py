@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 STAGES = ("t2i", "i2v", "v2v", "vfi")
+# The earlier stages whose artifacts a stage reads, where the run has them; each must have succeeded.
+READS: Mapping[str, tuple[str, ...]] = {"t2i": (), "i2v": ("t2i",), "v2v": ("t2i", "i2v"), "vfi": ("v2v",)}
 
 _ID_HEX_DIGITS = 16
 _SEED_BOUND = 2**31

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from magicvideo_core.manifest.journal import read_all_records, read_records
+from magicvideo_core.manifest.durable import read_latest
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.session import FoundDone
-from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.storage import Storage
 
 
@@ -76,27 +75,26 @@ class ProgressBoard:
                 counts.pending -= 1
             _add(counts, row)
 
+    def reopen(self, row: ManifestRow) -> None:
+        """Note that a clip which had a terminal row is to be made again; one that was not counted stays pending."""
+        with self._lock:
+            if (row.stage, row.clip_id) in self._finished:
+                self._finished.remove((row.stage, row.clip_id))
+                self._counts[row.stage].pending += 1
+                _add(self._counts[row.stage], row, -1)
+
     def snapshot(self) -> dict[str, StageCounts]:
         """Return a copy of the counts."""
         with self._lock:
             return {stage: StageCounts(**asdict(counts)) for stage, counts in self._counts.items()}
 
 
-def terminal_rows(storage: Storage, stage: str, shard_id: int) -> dict[str, ManifestRow]:
-    """Return the row of every clip that is done in one stage of one shard, by clip id, failed ones included.
-
-    Manifests come before the journal: a record that outlived its manifest says the same or less.
-    """
-    rows = {row.clip_id: row for row in read_records(storage, stage, shard_id)}
-    rows.update((row.clip_id, row) for row in read_manifests(storage, stage, shard_id))
-    return rows
-
-
 def found_done(storage: Storage) -> FoundDone:
-    """Return how much of a run has succeeded so far, in all its stages: what a session that continues it need not do."""
-    rows = {(row.stage, row.clip_id): row for row in read_all_records(storage)}
-    rows.update(((row.stage, row.clip_id), row) for row in read_manifests(storage))
-    done = [row for row in rows.values() if row.status == "succeeded"]
+    """Return how much of a run has succeeded so far, in all its stages: what a session that continues it need not do.
+
+    What was taken over from another run is not counted: reuse has saved it, not this run's own work.
+    """
+    done = [row for row in read_latest(storage).values() if row.status == "succeeded" and row.reused_from is None]
     return FoundDone(len(done), sum(row.duration_s or 0.0 for row in done), sum(row.gpu_s or 0.0 for row in done))
 
 
@@ -114,7 +112,7 @@ def all_succeeded(counts: Mapping[str, StageCounts]) -> bool:
     return not any(stage.pending + stage.running + stage.unsuccessful for stage in counts.values())
 
 
-def _add(counts: StageCounts, row: ManifestRow) -> None:
-    setattr(counts, row.status, getattr(counts, row.status) + 1)
+def _add(counts: StageCounts, row: ManifestRow, times: int = 1) -> None:
+    setattr(counts, row.status, getattr(counts, row.status) + times)
     if row.status == "succeeded":
-        counts.clip_s += row.duration_s or 0.0
+        counts.clip_s += times * (row.duration_s or 0.0)

@@ -8,8 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from magicvideo_core.errors import RunError
+from magicvideo_core.manifest.durable import read_rows
 from magicvideo_core.manifest.schema import ManifestRow
-from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.report import write_report
 from magicvideo_core.storage import Storage
 from tasks.progress import all_succeeded, count_rows
@@ -28,10 +28,10 @@ def publish(run_uri: str) -> dict[str, Any]:
 
 def publish_run(run: ResolvedRun) -> dict[str, Any]:
     """Check the manifests, write the report and return the summary. Raises RunError where rows are missing."""
-    rows = read_manifests(run.storage)
+    rows = read_rows(run.storage, run.config.stages)
     _check_complete(run, rows)
     counts = count_rows(run.config.stages, run.num_clips, rows)
-    return {
+    summary = {
         "run_id": run.run_id,
         "run_uri": run.uri,
         "num_clips": run.num_clips,
@@ -39,13 +39,20 @@ def publish_run(run: ResolvedRun) -> dict[str, Any]:
         "stages": {stage: stage_counts.to_json() for stage, stage_counts in counts.items()},
         "report_uri": _write_report(run.storage),
     }
+    if run.selection is not None:
+        last = [row for row in rows if row.stage == run.config.stages[-1] and row.clip_id in run.selection.clip_ids]
+        succeeded = sum(row.status == "succeeded" for row in last)
+        summary["retried"] = {"num_clips": len(run.selection.clip_ids), "succeeded": succeeded}
+    return summary
 
 
 def _check_complete(run: ResolvedRun, rows: list[ManifestRow]) -> None:
     """Every clip has exactly one row per stage; anything else is a bug that must not pass for a finished run."""
-    planned = Counter((stage, clip.clip_id) for stage in run.config.stages for shard in run.shards for clip in shard)
+    stages = run.config.stages
+    planned = Counter((stage, clip.clip_id) for stage in stages for shard in run.shards for clip in shard)
+    worked_on = Counter((stage, clip.clip_id) for stage in stages for i in run.shard_ids for clip in run.clips_of(i))
     found = Counter((row.stage, row.clip_id) for row in rows)
-    missing, unexpected = planned - found, found - planned
+    missing, unexpected = worked_on - found, found - planned
     if missing or unexpected:
         stage, clip_id = next(iter(missing or unexpected))
         raise RunError(

@@ -1,20 +1,24 @@
 """From what a person asks for to a run that can start: every check that needs no Prefect, no Ray and writes nothing."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from magicvideo_core.config import RunConfig, diff_configs, load_config
 from magicvideo_core.config.weights import EMBEDDED, references
-from magicvideo_core.errors import PromptError, RunError
+from magicvideo_core.errors import PromptError, RunError, UnreadableError
 from magicvideo_core.ids import new_run_id
-from magicvideo_core.manifest.layout import check_run_id, run_json_key
-from magicvideo_core.manifest.plan import list_shards, read_plan, split_shards
+from magicvideo_core.manifest.layout import check_run_id, parse_session_key, run_json_key
+from magicvideo_core.manifest.plan import read_shards, split_shards
 from magicvideo_core.manifest.run_record import RunRecord, clips_hash, new_run_record, read_run_json
+from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.moving_shapes.captions import unknown_words
 from magicvideo_core.prompts import Clip, read_prompts
 from magicvideo_core.stages.given import is_given
 from magicvideo_core.stages.registry import recipe_hashes
 from magicvideo_core.storage import Storage, check_writable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,30 @@ class RunRequest:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """The part of a run that a retry works on: its clips, and by (stage, clip id) the attempts that do not count."""
+
+    clip_ids: frozenset[str]
+    reopened: Mapping[tuple[str, str], int]
+
+    def reopens(self, row: ManifestRow) -> bool:
+        """Tell whether a row is to be made again; the one that comes of it is not."""
+        return row.attempt <= self.reopened.get((row.stage, row.clip_id), 0)
+
+
+@dataclass(frozen=True)
 class ResolvedRun:
-    """A run that can start or continue: checked, and complete in everything that decides its output."""
+    """A run that can start or continue: checked, and complete in everything that decides its output.
+
+    `unplanned` are the shards without a readable plan in storage. A `selection` limits the work to some clips.
+    """
 
     storage: Storage
     record: RunRecord
     shards: tuple[tuple[Clip, ...], ...]
     is_new: bool
+    unplanned: tuple[int, ...] = ()
+    selection: Selection | None = None
 
     @property
     def run_id(self) -> str:
@@ -70,6 +91,21 @@ class ResolvedRun:
         """How many clips the run has."""
         return self.record.num_clips
 
+    @property
+    def num_clips_to_work_on(self) -> int:
+        """How many clips the run has, or its selection."""
+        return self.num_clips if self.selection is None else len(self.selection.clip_ids)
+
+    @property
+    def shard_ids(self) -> list[int]:
+        """The ids of the shards to work on."""
+        return [shard_id for shard_id in range(len(self.shards)) if self.clips_of(shard_id)]
+
+    def clips_of(self, shard_id: int) -> list[Clip]:
+        """Return the clips of a shard to work on, in their planned order."""
+        clips = self.shards[shard_id]
+        return [clip for clip in clips if self.selection is None or clip.clip_id in self.selection.clip_ids]
+
 
 def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRun:
     """Check a request and return its run, new or continued. Raises an InputError in one sentence.
@@ -84,11 +120,36 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
     storage = Storage(f"{request.output.rstrip('/')}/{run_id}")
     if probe_output:
         check_writable(storage.uri)
-    if storage.exists(run_json_key()):
+    if storage.exists(run_json_key()) and not _was_torn_at_its_start(storage):
         return _continue(storage, config, clips, request)
     shards = split_shards(clips, config.shard_size)
     record = new_run_record(run_id, config, hashes, request.prompts, shards)
-    return ResolvedRun(storage, record, tuple(tuple(shard) for shard in shards), is_new=True)
+    return ResolvedRun(
+        storage, record, tuple(tuple(shard) for shard in shards), is_new=True, unplanned=tuple(range(len(shards)))
+    )
+
+
+def check_weights(storage: Storage, record: RunRecord, config: RunConfig) -> None:
+    """Raise RunError where a run's stages would not make any more what they made."""
+    hashes = recipe_hashes(config)
+    changed = [stage for stage in config.stages if hashes[stage] != record.recipe_hashes.get(stage)]
+    if changed:
+        raise RunError(
+            f"Run {record.run_id} at {storage.uri} was started with other weights for {changed[0]}.weights: "
+            "restore them, or give another --run-id."
+        )
+
+
+def read_whole_plan(storage: Storage, record: RunRecord) -> tuple[tuple[Clip, ...], ...]:
+    """Return the clips of every shard. Raises RunError where a part of the plan is missing."""
+    shards = read_shards(storage)
+    for shard_id in range(record.num_shards):
+        if shard_id not in shards:
+            raise RunError(
+                f"Run {record.run_id} at {storage.uri} has no readable plan of shard {shard_id}: "
+                "continue it with `magicvideo generate` and its prompts, which writes it again."
+            )
+    return tuple(tuple(shards[shard_id]) for shard_id in range(record.num_shards))
 
 
 def words_outside_the_world(clips: Sequence[Clip], config: RunConfig) -> list[str]:
@@ -109,32 +170,37 @@ def _continue(storage: Storage, config: RunConfig, clips: Sequence[Clip], reques
             f"Run {record.run_id} at {storage.uri} was started with other values of {', '.join(differing)}: "
             "give the same configuration, or another --run-id."
         )
-    hashes = recipe_hashes(config)
-    changed = [stage for stage in config.stages if hashes[stage] != record.recipe_hashes.get(stage)]
-    if changed:
-        raise RunError(
-            f"Run {record.run_id} at {storage.uri} was started with other weights for {changed[0]}.weights: "
-            "restore them, or give another --run-id."
-        )
+    check_weights(storage, record, config)
+    stored = read_shards(storage)
     if clips_hash(clips) != record.clips_hash:
         raise RunError(
             f"Run {record.run_id} at {storage.uri} was started with another prompt set than {request.prompts} "
-            f"({_clip_changes(storage, clips)}): give the same prompts, or another --run-id."
+            f"({_clip_changes(stored, clips)}): give the same prompts, or another --run-id."
         )
     # The first writing of the plan may have been cut short: what is there is kept, the rest follows from the clips.
-    shards = split_shards(clips, config.shard_size)
-    for shard_id in list_shards(storage):
-        shards[shard_id] = read_plan(storage, shard_id)
+    shards = [stored.get(shard_id, shard) for shard_id, shard in enumerate(split_shards(clips, config.shard_size))]
     if clips_hash([clip for shard in shards for clip in shard]) != record.clips_hash:
         raise RunError(
             f"Run {record.run_id} at {storage.uri} has lost a part of its plan, and {request.prompts} has its rows "
             "in another order than then: give them in their first order, or another --run-id."
         )
-    return ResolvedRun(storage, record, tuple(tuple(shard) for shard in shards), is_new=False)
+    unplanned = tuple(shard_id for shard_id in range(len(shards)) if shard_id not in stored)
+    return ResolvedRun(storage, record, tuple(tuple(shard) for shard in shards), is_new=False, unplanned=unplanned)
 
 
-def _clip_changes(storage: Storage, clips: Sequence[Clip]) -> str:
-    planned = {clip.clip_id for shard_id in list_shards(storage) for clip in read_plan(storage, shard_id)}
+def _was_torn_at_its_start(storage: Storage) -> bool:
+    """Tell whether nothing of a run is there but a record that was cut short: it is written again."""
+    try:
+        read_run_json(storage)
+    except UnreadableError as error:
+        if all(key == run_json_key() or parse_session_key(key) is not None for key in storage.list()):
+            logger.warning("the run starts anew: %s", error)
+            return True
+    return False
+
+
+def _clip_changes(shards: Mapping[int, Sequence[Clip]], clips: Sequence[Clip]) -> str:
+    planned = {clip.clip_id for shard in shards.values() for clip in shard}
     given = {clip.clip_id for clip in clips}
     return f"{len(given - planned)} clips new, {len(planned - given)} gone"
 

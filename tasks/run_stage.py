@@ -1,22 +1,23 @@
 """The Prefect task that takes one shard through one stage: what is done is kept, the rest goes to the pool."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from magicvideo_core.manifest.durable import ShardRecords, is_stale_skip, read_shard, reads
 from magicvideo_core.manifest.layout import journal_prefix
 from magicvideo_core.manifest.schema import ManifestRow
-from magicvideo_core.manifest.table import last_attempt, read_manifests, write_manifest
+from magicvideo_core.manifest.table import write_manifest
 from magicvideo_core.prompts import Clip
 from magicvideo_core.storage import Storage
 from tasks.pools.actor import ClipWork, Reason, unfinished_row
-from tasks.progress import StageCounts, count_rows, terminal_rows
+from tasks.progress import StageCounts, count_rows
 from tasks.retries import RETRY_TRANSIENT
 from tasks.runtime import Engine, engine_of
 
-# The earlier stages whose artifacts a stage reads; the last one must have succeeded.
-_READS = {"t2i": (), "i2v": ("t2i",), "v2v": ("t2i", "i2v"), "vfi": ("v2v",)}
+Upstream = Mapping[str, Mapping[str, ManifestRow]]
 
 
 @task(
@@ -40,38 +41,81 @@ def run_stage(run_uri: str, stage: str, shard_id: int) -> dict[str, int]:
 def complete_shard(engine: Engine, stage: str, shard_id: int) -> StageCounts:
     """Do what is left of a shard in a stage, then write its manifest; safe to call again at any point.
 
-    Clips with a terminal row in a manifest or in the journal are done. A clip whose upstream did not succeed gets a
-    `skipped` row. The journal is cleared once the manifest that repeats it is durable.
+    A clip is done where it has a row that counts (`_void_attempts` says which do not). A clip whose upstream did not
+    succeed gets a `skipped` row. The journal is cleared once the manifest that repeats it is durable.
     """
-    storage = engine.run.storage
-    clips = engine.run.shards[shard_id]
-    in_manifests = {row.clip_id for row in read_manifests(storage, stage, shard_id)}
-    done = terminal_rows(storage, stage, shard_id)
-    for row in done.values():
+    storage, clips = engine.run.storage, engine.run.clips_of(shard_id)
+    void: dict[str, int] | None = None
+    made: dict[str, ManifestRow] = {}
+    while True:
+        records = read_shard(storage, stage, shard_id)
+        if void is None:
+            void = _void_attempts(engine, stage, shard_id, records, clips)
+        done = {clip_id: row for clip_id, row in records.rows.items() if row.attempt > void.get(clip_id, 0)}
+        for clip in clips:
+            if clip.clip_id in done and clip.clip_id not in made:
+                engine.board.finish(done[clip.clip_id], was_running=False)
+        missing = [clip for clip in clips if clip.clip_id not in done]
+        # One attempt's number stands for one row per clip: what the journal holds of it becomes a manifest before any
+        # of its clips is tried again.
+        fold = any(clip.clip_id in records.rows.keys() - records.in_manifests for clip in missing)
+        if not fold:
+            made = {clip.clip_id: made[clip.clip_id] for clip in missing if clip.clip_id in made}
+            untried = [clip for clip in missing if clip.clip_id not in made]
+            made.update((row.clip_id, row) for row in _make(engine, stage, shard_id, records.next_attempt, untried))
+            made = {clip_id: replace(row, attempt=records.next_attempt) for clip_id, row in made.items()}
+        rows = {**records.rows, **made}
+        # In the order of the plan. Rows of earlier attempts stay where they are: readers take the latest per clip.
+        unwritten = [
+            rows[clip.clip_id]
+            for clip in engine.run.shards[shard_id]
+            if clip.clip_id in made or clip.clip_id in rows.keys() - records.in_manifests
+        ]
+        if unwritten and write_manifest(storage, stage, shard_id, records.next_attempt, unwritten) is None:
+            # Another driver has taken the attempt: what its manifest lacks goes into the next one.
+            continue
+        _clear_journal(storage, stage, shard_id)
+        if not fold:
+            break
+    if all(clip.clip_id in rows for clip in engine.run.shards[shard_id]):
+        # Readers that know nothing of this project stumble over them.
+        for key in records.torn:
+            storage.delete(key)
+    return count_rows([stage], len(clips), [rows[clip.clip_id] for clip in clips])[stage]
+
+
+def _void_attempts(
+    engine: Engine, stage: str, shard_id: int, records: ShardRecords, clips: Sequence[Clip]
+) -> dict[str, int]:
+    """Return the clips whose row does not count, and the row's attempt: a later one does.
+
+    Rows that a retry has selected, and rows skipped because of what has succeeded since.
+    """
+    upstream = _upstream(engine, stage, shard_id)
+    found = {}
+    for clip in clips:
+        row = records.rows.get(clip.clip_id)
+        if row is None:
+            continue
+        selected = engine.run.selection is not None and engine.run.selection.reopens(row)
+        if selected or is_stale_skip(row, [rows.get(clip.clip_id) for rows in upstream.values()]):
+            found[clip.clip_id] = row.attempt
+    return found
+
+
+def _make(engine: Engine, stage: str, shard_id: int, attempt: int, clips: Sequence[Clip]) -> list[ManifestRow]:
+    """Bring clips to a terminal row: through the pool, or skipped where their upstream did not succeed."""
+    works, skipped = _split_by_upstream(engine, stage, shard_id, attempt, clips)
+    for row in skipped:
         engine.board.finish(row, was_running=False)
-    attempt = last_attempt(storage, stage, shard_id) + 1
-    missing = [clip for clip in clips if clip.clip_id not in done]
-    if missing:
-        works, skipped = _split_by_upstream(engine, stage, shard_id, attempt, missing)
-        for row in skipped:
-            engine.board.finish(row, was_running=False)
-        rows = skipped + (engine.pool(stage).run(works) if works else [])
-        done.update((row.clip_id, row) for row in rows)
-    # In the order of the plan. Rows of earlier attempts stay where they are: readers take the latest per clip.
-    unwritten = [done[clip.clip_id] for clip in clips if clip.clip_id not in in_manifests]
-    if unwritten and write_manifest(storage, stage, shard_id, attempt, unwritten) is None:
-        # A driver that was thought dead took the attempt: what it finished counts, the rest goes under the next one.
-        return complete_shard(engine, stage, shard_id)
-    _clear_journal(storage, stage, shard_id)
-    return count_rows([stage], len(clips), done.values())[stage]
+    return skipped + (engine.pool(stage).run(works) if works else [])
 
 
 def _split_by_upstream(
-    engine: Engine, stage: str, shard_id: int, attempt: int, clips: list[Clip]
+    engine: Engine, stage: str, shard_id: int, attempt: int, clips: Sequence[Clip]
 ) -> tuple[list[ClipWork], list[ManifestRow]]:
     """Return the work of the clips that can go on, and a skipped row for each that cannot."""
-    reads = [name for name in _READS[stage] if name in engine.run.config.stages]
-    upstream = {name: _rows_by_clip(engine.run.storage, name, shard_id) for name in reads}
+    upstream = _upstream(engine, stage, shard_id) if clips else {}
     works, skipped = [], []
     for clip in clips:
         before = {name: rows[clip.clip_id] for name, rows in upstream.items()}
@@ -79,7 +123,7 @@ def _split_by_upstream(
             name: row.artifact_uri for name, row in before.items() if row.status == "succeeded" and row.artifact_uri
         }
         work = ClipWork(clip, shard_id, attempt, uris)
-        if len(uris) == len(reads):
+        if len(uris) == len(upstream):
             works.append(work)
             continue
         broken = next(row for name, row in before.items() if name not in uris)
@@ -88,8 +132,10 @@ def _split_by_upstream(
     return works, skipped
 
 
-def _rows_by_clip(storage: Storage, stage: str, shard_id: int) -> Mapping[str, ManifestRow]:
-    return {row.clip_id: row for row in read_manifests(storage, stage, shard_id)}
+def _upstream(engine: Engine, stage: str, shard_id: int) -> Upstream:
+    """Return the rows by clip id of each stage that this one reads."""
+    names = reads(stage, engine.run.config.stages)
+    return {name: read_shard(engine.run.storage, name, shard_id).rows for name in names}
 
 
 def _clear_journal(storage: Storage, stage: str, shard_id: int) -> None:

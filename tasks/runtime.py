@@ -26,6 +26,7 @@ from tasks.pools.remote import RayStageActor
 from tasks.pools.sizing import needed_resources, size_pools
 from tasks.progress import ProgressBoard, found_done
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run
+from tasks.selection import RetryRequest, resolve_retry
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Engine:
 
     def __init__(self, run: ResolvedRun) -> None:
         self.run = run
-        self.board = ProgressBoard(run.config.stages, run.num_clips)
+        self.board = ProgressBoard(run.config.stages, run.num_clips_to_work_on)
         self._jobs = {
             stage: StageJob(stage, run.config, run.storage, run.run_id, run.record.recipe_hashes[stage])
             for stage in run.config.stages
@@ -151,7 +152,7 @@ class Engine:
 
         config = self.run.config
         pool_configs = {stage: config.stage(stage).pool for stage in config.stages}
-        sizes = size_pools(pool_configs, ray.cluster_resources(), self.run.num_clips)
+        sizes = size_pools(pool_configs, ray.cluster_resources(), self.run.num_clips_to_work_on)
         with self._lock:
             if self._stop_reason is not None:
                 raise self._stop_reason
@@ -185,14 +186,16 @@ def engine_of(run_uri: str) -> Engine:
 
 
 @contextmanager
-def open_engine(request: RunRequest) -> Iterator[Engine]:
+def open_engine(request: RunRequest | RetryRequest) -> Iterator[Engine]:
     """Give the engine of the requested run, placed on the cluster; one that was started ahead of its flow is used.
 
     It holds the run's session, and is closed at the end, its work stopped first where an error ends it. Raises an
     InputError where the request or the cluster does not fit or another driver works on the run, before anything is
     written.
     """
-    engine = _engines.get(request.run_uri()) or start_engine(resolve_run(request))
+    engine = _engines.get(request.run_uri()) or start_engine(
+        resolve_run(request) if isinstance(request, RunRequest) else resolve_retry(request)
+    )
     try:
         engine.wait_until_placed()
         engine.take_run()

@@ -3,9 +3,8 @@
 from typing import Any
 
 from magicvideo_core.config import RunConfig
-from magicvideo_core.manifest.journal import read_records
+from magicvideo_core.manifest.durable import read_rows
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
-from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.storage import Storage
 from tasks.progress import all_succeeded, count_rows
 from tasks.resolve import ResolvedRun
@@ -46,17 +45,11 @@ def describe_plan(run: ResolvedRun) -> dict[str, Any]:
 
 
 def _stage_counts(storage: Storage, record: RunRecord) -> dict[str, Any]:
-    rows = {(row.stage, row.clip_id): row for row in _journal_rows(storage, record)}
-    rows.update(((row.stage, row.clip_id), row) for row in read_manifests(storage))
-    counts = count_rows(record.config.stages, record.num_clips, rows.values())
+    rows = read_rows(storage, record.config.stages)
+    counts = count_rows(record.config.stages, record.num_clips, rows)
     return {
         stage: {**counts[stage].to_json(), "all_succeeded": all_succeeded({stage: counts[stage]})} for stage in counts
     }
-
-
-def _journal_rows(storage: Storage, record: RunRecord) -> list[Any]:
-    shards = range(record.num_shards)
-    return [row for stage in record.config.stages for shard in shards for row in read_records(storage, stage, shard)]
 
 
 def _describe_stage(config: RunConfig, stage: str, num_clips: int) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Journal records: the small objects that say, one by one, that a clip finished a stage."""
 
 import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 from magicvideo_core.ids import canonical_json
-from magicvideo_core.manifest.layout import JOURNAL, SESSIONS, journal_key, journal_prefix
+from magicvideo_core.manifest.layout import JOURNAL, RecordKey, journal_key, journal_prefix, parse_journal_key
+from magicvideo_core.manifest.parquet import first_line, warn_absent
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.storage import Storage
-
-logger = logging.getLogger(__name__)
 
 
 def write_record(storage: Storage, row: ManifestRow) -> None:
@@ -21,34 +19,33 @@ def write_record(storage: Storage, row: ManifestRow) -> None:
     storage.write(journal_key(row.stage, row.shard_id, row.attempt, row.clip_id), canonical_json(values).encode())
 
 
-def read_records(storage: Storage, stage: str, shard_id: int) -> list[ManifestRow]:
-    """Return the record of the latest attempt per clip, sorted by clip id."""
-    return _latest(storage, storage.list(journal_prefix(stage, shard_id)))
+def list_records(storage: Storage, stage: str | None = None, shard_id: int | None = None) -> list[RecordKey]:
+    """Return the keys of the records of a whole run, or of one stage's shard where both are given, by attempt."""
+    prefix = JOURNAL if stage is None or shard_id is None else journal_prefix(stage, shard_id)
+    keys = [parsed for parsed in map(parse_journal_key, storage.list(prefix)) if parsed is not None]
+    return sorted(keys, key=lambda key: (key.stage, key.shard_id, key.attempt, key.clip_id))
 
 
-def read_all_records(storage: Storage) -> list[ManifestRow]:
-    """Return the record of the latest attempt per clip and stage of a whole run, with one listing."""
-    return _latest(storage, [key for key in storage.list(JOURNAL) if not key.startswith(f"{SESSIONS}/")])
-
-
-def _latest(storage: Storage, keys: Sequence[str]) -> list[ManifestRow]:
+def read_records(storage: Storage, keys: Iterable[RecordKey]) -> list[ManifestRow]:
+    """Return the record of the latest attempt per clip and stage, sorted by stage and clip id; torn ones are none."""
     latest: dict[tuple[str, str], ManifestRow] = {}
-    for key in keys:
-        row = _parse(key, storage.read(key))
+    for key in sorted(keys, key=lambda key: key.attempt):
+        row = _read(storage, key.key)
         if row is not None:
-            before = latest.get((row.stage, row.clip_id))
-            if before is None or before.attempt < row.attempt:
-                latest[row.stage, row.clip_id] = row
-    return sorted(latest.values(), key=lambda row: (row.stage, row.clip_id))
+            latest[row.stage, row.clip_id] = row
+    return [latest[name] for name in sorted(latest)]
 
 
-def _parse(key: str, data: bytes) -> ManifestRow | None:
+def _read(storage: Storage, key: str) -> ManifestRow | None:
     try:
-        values = json.loads(data)
+        values = json.loads(storage.read(key))
         if values["started_at"] is not None:
             values["started_at"] = datetime.fromisoformat(values["started_at"])
         return ManifestRow.from_dict(values)
+    except FileNotFoundError:
+        # Cleared since it was listed: its manifest is there.
+        return None
     except (ValueError, KeyError, TypeError) as error:
         # On a store that tears writes, a torn record is none: its clip is computed again.
-        logger.warning("journal record %s is not readable and counts as missing (%s)", key, error)
+        warn_absent("journal record", f"{storage.join(key)}: {first_line(error)}")
         return None

@@ -1,14 +1,16 @@
 """The keys of a run's objects, relative to the run's URI; the only place that spells them."""
 
 import re
+from dataclasses import dataclass
 
 from magicvideo_core.errors import InputError
 
 MANIFESTS = "manifests"
 JOURNAL = "journal"
 SESSIONS = f"{JOURNAL}/sessions"
-_ATTEMPT = re.compile(r"shard-(\d{5,})\.attempt-(\d{3,})\.parquet$")
+_MANIFEST = re.compile(r"^manifests/([^/]+)/shard-(\d{5,})\.attempt-(\d{3,})\.parquet$")
 _SESSION = re.compile(r"^journal/sessions/(\d{5,})\.json$")
+_RECORD = re.compile(r"^journal/([^/]+)/shard-(\d{5,})/attempt-(\d{3,})/([^/]+)\.json$")
 _PLAN = re.compile(r"^plan/shard-(\d{5,})\.parquet$")
 # What may stand in a run id: it becomes one folder on any storage.
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -69,10 +71,32 @@ def parse_session_key(key: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def parse_manifest_key(key: str) -> tuple[int, int] | None:
-    """Return (shard_id, attempt) of a manifest's key, None of another object's."""
-    match = _ATTEMPT.search(key)
-    return (int(match[1]), int(match[2])) if match else None
+@dataclass(frozen=True, slots=True)
+class RecordKey:
+    """The key of a manifest, or of one clip's journal record, and what it says."""
+
+    key: str
+    stage: str
+    shard_id: int
+    attempt: int
+    clip_id: str = ""
+
+    @property
+    def shard(self) -> tuple[str, int]:
+        """The stage and the shard."""
+        return self.stage, self.shard_id
+
+
+def parse_manifest_key(key: str) -> RecordKey | None:
+    """Return what a manifest's key says, None of another object's."""
+    match = _MANIFEST.match(key)
+    return RecordKey(key, match[1], int(match[2]), int(match[3])) if match else None
+
+
+def parse_journal_key(key: str) -> RecordKey | None:
+    """Return what a journal record's key says, None of another object's."""
+    match = _RECORD.match(key)
+    return RecordKey(key, match[1], int(match[2]), int(match[3]), match[4]) if match else None
 
 
 def parse_plan_key(key: str) -> int | None:

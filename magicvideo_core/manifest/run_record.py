@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from magicvideo_core.config.models import RunConfig
-from magicvideo_core.errors import RunError
+from magicvideo_core.errors import RunError, UnreadableError
 from magicvideo_core.ids import short_hash
 from magicvideo_core.manifest.layout import run_json_key
 from magicvideo_core.manifest.schema import SCHEMA_VERSION
@@ -73,7 +73,7 @@ def write_run_json(storage: Storage, record: RunRecord) -> None:
 
 
 def read_run_json(storage: Storage) -> RunRecord:
-    """Return the run record. Raises RunError in one sentence where the place holds no readable run."""
+    """Return the run record. Raises RunError where the place holds no run, UnreadableError where it is torn."""
     uri = storage.join(run_json_key())
     try:
         values: dict[str, Any] = json.loads(storage.read(run_json_key()))
@@ -83,7 +83,7 @@ def read_run_json(storage: Storage) -> RunRecord:
         raise RunError(f"There is no run at {storage.uri}: {uri} does not exist.") from None
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"The run record {uri} is not readable by this version: {reason}.") from None
+        raise UnreadableError(f"The run record {uri} is not readable by this version: {reason}.") from None
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+# 2: `reused_from`.
+SCHEMA_VERSION = 2
 _METADATA: dict[bytes | str, bytes | str] = {b"magicvideo.schema_version": str(SCHEMA_VERSION).encode()}
 
 Status = Literal["succeeded", "failed", "quarantined", "skipped"]
@@ -41,6 +42,7 @@ _MANIFEST_COLUMNS: list[tuple[str, pa.DataType]] = [
     ("negative_prompt", pa.string()),
     ("source_id", pa.string()),
     ("extra", pa.string()),
+    ("reused_from", pa.string()),
 ]
 MANIFEST_SCHEMA = pa.schema(_MANIFEST_COLUMNS, metadata=_METADATA)
 
@@ -63,6 +65,7 @@ class ManifestRow:
     """What one attempt at one clip in one stage came to; the fields are the manifest's columns.
 
     `started_at` is an aware UTC time; `gpu_s` counts GPU-seconds (0 on a CPU); `extra` is a JSON object.
+    `reused_from` is the URI of the run that the artifact was taken over from; the times are then those of that run.
     """
 
     run_id: str
@@ -92,6 +95,7 @@ class ManifestRow:
     negative_prompt: str = ""
     source_id: str | None = None
     extra: str = "{}"
+    reused_from: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the columns by name."""
@@ -99,5 +103,5 @@ class ManifestRow:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ManifestRow":
-        """Return the row of a mapping; columns of a later version are ignored."""
+        """Return the row of a mapping; columns of a later version are ignored, those of a later than its own None."""
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})

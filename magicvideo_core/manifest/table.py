@@ -1,15 +1,28 @@
 """Manifests: the Parquet table of one (stage, shard, attempt), and the truth read back from all of them."""
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from magicvideo_core.errors import UnreadableError
 from magicvideo_core.ids import STAGES
-from magicvideo_core.manifest.layout import MANIFESTS, manifest_key, parse_manifest_key
+from magicvideo_core.manifest.layout import MANIFESTS, RecordKey, manifest_key, parse_manifest_key
+from magicvideo_core.manifest.parquet import first_line, from_parquet, to_parquet, warn_absent
 from magicvideo_core.manifest.schema import MANIFEST_SCHEMA, ManifestRow
 from magicvideo_core.storage import Storage, StoredObject
+
+
+@dataclass
+class Manifests:
+    """What the manifests of a run, or of a part of it, say; torn ones say nothing.
+
+    `latest` is the row of the latest attempt per (stage, clip); `last_read` and `last_torn` are the latest attempts
+    per (stage, shard) that could be read, and that could not and no later one replaces.
+    """
+
+    latest: dict[tuple[str, str], ManifestRow] = field(default_factory=dict)
+    last_read: dict[tuple[str, int], int] = field(default_factory=dict)
+    last_torn: dict[tuple[str, int], int] = field(default_factory=dict)
+    torn: list[RecordKey] = field(default_factory=list)
 
 
 def write_manifest(
@@ -19,40 +32,56 @@ def write_manifest(
 
     None where another driver took this attempt's number: what it wrote stays.
     """
-    table = pa.Table.from_pylist([row.to_dict() for row in rows], schema=MANIFEST_SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return storage.create(manifest_key(stage, shard_id, attempt), buffer.getvalue())
+    data = to_parquet([row.to_dict() for row in rows], MANIFEST_SCHEMA)
+    return storage.create(manifest_key(stage, shard_id, attempt), data)
+
+
+def list_manifests(storage: Storage, stage: str | None = None, shard_id: int | None = None) -> list[RecordKey]:
+    """Return the keys of the manifests of a run, of a stage, or of a stage's shard, later attempts later."""
+    keys = map(parse_manifest_key, storage.list(MANIFESTS if stage is None else f"{MANIFESTS}/{stage}"))
+    found = [key for key in keys if key is not None and shard_id in (None, key.shard_id)]
+    return sorted(found, key=lambda key: (_stage_order(key.stage), key.shard_id, key.attempt))
+
+
+def load_manifests(storage: Storage, keys: Iterable[RecordKey]) -> Manifests:
+    """Read manifests, given by their keys in any order; one that is gone or torn is absent."""
+    found = Manifests()
+    for key in sorted(keys, key=lambda key: key.attempt):
+        try:
+            rows = read_manifest(storage, key)
+        except FileNotFoundError:
+            # Torn, and replaced since it was listed.
+            continue
+        except UnreadableError as error:
+            warn_absent("manifest", str(error))
+            found.torn.append(key)
+            found.last_torn[key.shard] = key.attempt
+            continue
+        found.last_read[key.shard] = key.attempt
+        found.last_torn.pop(key.shard, None)
+        # Later attempts come later and replace the row, which keeps its place.
+        found.latest.update(((row.stage, row.clip_id), row) for row in rows)
+    return found
+
+
+def read_manifest(storage: Storage, key: RecordKey) -> list[ManifestRow]:
+    """Return the rows of one manifest in their order. Raises UnreadableError or FileNotFoundError."""
+    uri = storage.join(key.key)
+    try:
+        return [ManifestRow.from_dict(row) for row in from_parquet(storage.read(key.key), uri)]
+    except TypeError as error:
+        raise UnreadableError(f"{uri}: {first_line(error)}") from None
 
 
 def read_manifests(storage: Storage, stage: str | None = None, shard_id: int | None = None) -> list[ManifestRow]:
     """Return the row of the latest attempt per clip and stage, ordered by stage, shard, and place in the manifest."""
-    latest: dict[tuple[str, str], ManifestRow] = {}
-    for attempt_key in sorted(_manifest_keys(storage, stage, shard_id), key=lambda key: key[1:]):
-        # Later attempts come later and replace the row, which keeps its place.
-        for row in _read_table(storage, attempt_key[0]):
-            latest[row.stage, row.clip_id] = row
+    latest = load_manifests(storage, list_manifests(storage, stage, shard_id)).latest
     return sorted(latest.values(), key=lambda row: (_stage_order(row.stage), row.shard_id))
 
 
 def last_attempt(storage: Storage, stage: str, shard_id: int) -> int:
     """Return the number of the latest attempt with a manifest, 0 before the first."""
-    return max((attempt for _, _, attempt in _manifest_keys(storage, stage, shard_id)), default=0)
-
-
-def _manifest_keys(storage: Storage, stage: str | None, shard_id: int | None) -> list[tuple[str, int, int]]:
-    """Return (key, shard_id, attempt) of the manifests that match."""
-    found = []
-    for key in storage.list(MANIFESTS if stage is None else f"{MANIFESTS}/{stage}"):
-        parsed = parse_manifest_key(key)
-        if parsed is not None and shard_id in (None, parsed[0]):
-            found.append((key, *parsed))
-    return found
-
-
-def _read_table(storage: Storage, key: str) -> list[ManifestRow]:
-    table = pq.read_table(pa.BufferReader(storage.read(key)))
-    return [ManifestRow.from_dict(row) for row in table.to_pylist()]
+    return max((key.attempt for key in list_manifests(storage, stage, shard_id)), default=0)
 
 
 def _stage_order(stage: str) -> int:

@@ -13,7 +13,7 @@ from flows.cli import run_command
 from magicvideo_core.errors import ConfigError, PoolExhaustedError
 from magicvideo_core.storage import Storage
 
-COMMANDS = ("generate", "plan", "status", "sample", "interpolate", "train", "evaluate", "report")
+COMMANDS = ("generate", "plan", "status", "retry", "sample", "interpolate", "train", "evaluate", "report")
 
 
 def sets(overrides: tuple[str, ...]) -> list[str]:

@@ -13,8 +13,9 @@ import pytest
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.generate import generate, in_waves
+from flows.generate import generate
 from flows.launch import run_generate
+from flows.waves import in_waves
 from magicvideo_core.errors import GateError, RunError, RunStoppedError, StorageUnavailableError
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import manifest_key, session_key

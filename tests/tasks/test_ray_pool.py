@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from magicvideo_core.config import RunConfig, load_config
-from magicvideo_core.manifest.journal import read_records, write_record
+from magicvideo_core.manifest.journal import list_records, read_records, write_record
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.media import decode_image
 from magicvideo_core.prompts import Clip, clip_of_prompt
@@ -72,7 +72,7 @@ def test_a_fault_takes_one_clip_and_no_other(
     assert (rows["a bad one"].status, rows["a bad one"].error_type) == (status, error_type)
     assert rows["a bad one"].error_message
     assert {rows[prompt].status for prompt in ("plain one", "plain two")} == {"succeeded"}
-    records = read_records(Storage(tmp_path), "t2i", 0)
+    records = read_records(Storage(tmp_path), list_records(Storage(tmp_path), "t2i", 0))
     assert sorted(records, key=lambda r: r.clip_id) == sorted(rows.values(), key=lambda r: r.clip_id)
 
 

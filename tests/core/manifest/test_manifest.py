@@ -14,7 +14,7 @@ import pytest
 from magicvideo_core.config import load_config
 from magicvideo_core.errors import InputError, RunError
 from magicvideo_core.manifest import layout
-from magicvideo_core.manifest.journal import read_records, write_record
+from magicvideo_core.manifest.journal import list_records, read_records, write_record
 from magicvideo_core.manifest.plan import list_shards, read_plan, split_shards, write_plan
 from magicvideo_core.manifest.run_record import clips_hash, new_run_record, read_run_json, write_run_json
 from magicvideo_core.manifest.schema import MANIFEST_SCHEMA, ManifestRow
@@ -61,7 +61,7 @@ def storage(tmp_path: Path) -> Storage:
 
 def test_the_schema_begins_with_the_contract_and_has_a_version() -> None:
     assert MANIFEST_SCHEMA.names[: len(CONTRACT)] == CONTRACT
-    assert MANIFEST_SCHEMA.metadata == {b"magicvideo.schema_version": b"1"}
+    assert MANIFEST_SCHEMA.metadata == {b"magicvideo.schema_version": b"2"}
     assert [field.name for field in dataclasses.fields(ManifestRow)] == MANIFEST_SCHEMA.names
 
 
@@ -93,7 +93,7 @@ def test_rows_come_back_as_they_were(storage: Storage) -> None:
     write_manifest(storage, "t2i", 0, 1, [row])
     assert read_manifests(storage) == [row]
     write_record(storage, row)
-    assert read_records(storage, "t2i", 0) == [row]
+    assert read_records(storage, list_records(storage, "t2i", 0)) == [row]
 
 
 def test_the_latest_attempt_of_each_clip_counts(storage: Storage) -> None:
@@ -123,9 +123,13 @@ def test_journal_records_are_latest_per_clip_and_torn_ones_are_none(
     write_record(storage, _row(clip_id="a"))
     write_record(storage, _row(clip_id="other", shard_id=1))
     storage.write(layout.journal_key("t2i", 0, 1, "torn"), b'{"run_id": "r", "cl')
-    assert [(row.clip_id, row.attempt) for row in read_records(storage, "t2i", 0)] == [("a", 1), ("b", 2)]
+    assert [(row.clip_id, row.attempt) for row in read_records(storage, list_records(storage, "t2i", 0))] == [
+        ("a", 1),
+        ("b", 2),
+    ]
     assert "torn.json" in caplog.text
-    assert read_records(storage, "i2v", 0) == []
+    assert list_records(storage, "i2v", 0) == []
+    assert len(list_records(storage)) == 5
 
 
 def test_artifacts_of_different_bytes_have_different_keys() -> None:

@@ -1,0 +1,42 @@
+"""What every command has in common: its help, its exit codes, and what it says where a run was interrupted."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from flows.terminal import LiveProgress, print_error, print_traceback
+from magicvideo_core.errors import InputError, MagicVideoError
+from tasks.progress import ProgressBoard
+
+DONE, SOME_CLIPS_DID_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 3
+
+
+class Command(click.Command):
+    """A command whose help ends with its example as it was written."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            formatter.write_paragraph()
+            formatter.write(f"Example:\n  {self.epilog}\n")
+
+
+def drive(
+    run_flow: Callable[[Callable[[ProgressBoard], None]], dict[str, Any]], go_on: Sequence[str]
+) -> dict[str, Any] | None:
+    """Show progress while a flow runs; returns its summary, None where it was interrupted.
+
+    What interrupted it is then said, with `go_on`, the words of the command that continues. An InputError is raised.
+    """
+    try:
+        with LiveProgress() as progress:
+            return run_flow(progress)
+    except InputError:
+        raise
+    except (KeyboardInterrupt, Exception) as error:
+        if not isinstance(error, KeyboardInterrupt | MagicVideoError):
+            print_traceback()
+        what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        print_error(f"{what}; continue with: {shlex.join(go_on)}")
+        return None

@@ -1,0 +1,85 @@
+"""The commands on a run that is there: retry what failed in it, verify what it left."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+
+import click
+
+from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, Command, drive
+from flows.options import json_option
+from flows.terminal import error_console, print_json
+from tasks.selection import RetryRequest, resolve_retry
+
+
+@click.command(cls=Command, epilog="magicvideo retry runs/20261122-201500-1a2b --stage i2v --quarantined")
+@click.argument("run_uri")
+@click.option("--stage", metavar="STAGE", help="Only clips that broke in this stage.")
+@click.option("--shard", type=int, metavar="N", help="Only clips of this shard.")
+@click.option("--clip", "clips", multiple=True, metavar="ID", help="Only this clip, by its id or the prompt file's.")
+@click.option("--quarantined", is_flag=True, help="Quarantined clips too.")
+@json_option
+def retry(
+    run_uri: str, stage: str | None, shard: int | None, clips: Sequence[str], quarantined: bool, as_json: bool
+) -> int:
+    """Run again what failed in a run, from the stage where it broke; succeeded clips are left alone.
+
+    The run's own plan and configuration are used: no prompts are read. What has not been tried yet is left to generate.
+    """
+    request = RetryRequest(run_uri, stage, shard, tuple(clips), quarantined)
+    run = resolve_retry(request)
+    assert run.selection is not None
+    if not run.selection.clip_ids:
+        return _nothing_to_retry(run_uri, request, as_json)
+    error_console().print(f"Run {run.uri}: {_counted(len(run.selection.clip_ids))} again.", markup=False)
+    from flows.launch import run_retry
+
+    summary = drive(partial(run_retry, run, request), retry_command(request))
+    if summary is None:
+        return INTERRUPTED
+    if as_json:
+        print_json(summary)
+    else:
+        again = summary["retried"]
+        print(f"{again['succeeded']} of {_counted(again['num_clips'])} succeeded this time: {summary['run_uri']}")
+        print(f"Report: {summary['report_uri'] or 'could not be written'}")
+    return DONE if summary["succeeded"] else SOME_CLIPS_DID_NOT
+
+
+def retry_command(request: RetryRequest) -> list[str]:
+    """Return the words of the command that continues a retry."""
+    words = ["magicvideo", "retry", request.uri]
+    words += [] if request.stage is None else ["--stage", request.stage]
+    words += [] if request.shard is None else ["--shard", str(request.shard)]
+    for clip in request.clips:
+        words += ["--clip", clip]
+    return words + (["--quarantined"] if request.quarantined else [])
+
+
+def _nothing_to_retry(run_uri: str, request: RetryRequest, as_json: bool) -> int:
+    from magicvideo_core.storage import Storage
+    from tasks.status import run_status
+
+    status = run_status(Storage(run_uri))
+    succeeded = all(stage["all_succeeded"] for stage in status["stages"].values())
+    if as_json:
+        print_json({**status, "succeeded": succeeded, "retried": {"num_clips": 0, "succeeded": 0}})
+        return DONE if succeeded else SOME_CLIPS_DID_NOT
+    counts = Counter[str]()
+    for stage in status["stages"].values():
+        counts.update({name: stage[name] for name in ("failed", "quarantined", "pending")})
+    hints = []
+    if counts["failed"]:
+        hints.append(f"{_counted(counts['failed'])} failed outside of this selection")
+    if counts["quarantined"]:
+        given = "outside of this selection" if request.quarantined else "(--quarantined retries them)"
+        hints.append(f"{_counted(counts['quarantined'])} quarantined {given}")
+    if counts["pending"]:
+        hints.append(f"{counts['pending']} (clip, stage) pairs not tried yet, which generate continues")
+    why = "every clip succeeded" if succeeded else "; ".join(hints) or "every clip has its row"
+    print(f"Nothing to retry: {why}: {status['run_uri']}")
+    return DONE if succeeded else SOME_CLIPS_DID_NOT
+
+
+def _counted(num_clips: int) -> str:
+    return "1 clip" if num_clips == 1 else f"{num_clips} clips"

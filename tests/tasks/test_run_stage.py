@@ -1,0 +1,246 @@
+"""What a resumed or retried shard does again, with the real actor code in this process and no Ray."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magicvideo_core.errors import RunError
+from magicvideo_core.manifest import layout
+from magicvideo_core.manifest.journal import write_record
+from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.manifest.table import list_manifests, read_manifest, read_manifests, write_manifest
+from magicvideo_core.storage import Storage
+from tasks import run_stage
+from tasks.plan import write_run
+from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob, unfinished_row
+from tasks.progress import ProgressBoard
+from tasks.publish import publish_run
+from tasks.resolve import ResolvedRun, RunRequest, resolve_run
+from tasks.run_stage import complete_shard
+from tasks.selection import RetryRequest, resolve_retry
+from tasks.status import run_status
+
+STAGES = ("t2i", "i2v", "v2v", "vfi")
+
+
+class InlinePool:
+    """Runs the actor in this thread; `broken` are (stage, prompt) pairs that end quarantined."""
+
+    def __init__(self, engine: "InlineEngine", stage: str) -> None:
+        self._engine, self._stage = engine, stage
+
+    def run(self, works: Sequence[ClipWork]) -> list[ManifestRow]:
+        actor = StageActor(self._engine.job(self._stage))
+        actor.load()
+        rows = []
+        for work in works:
+            self._engine.board.start(self._stage, 1)
+            self._engine.computed.append((self._stage, work.clip.prompt))
+            if (self._stage, work.clip.prompt) in self._engine.broken:
+                reason = run_stage.Reason("ActorDiedError", "as the test asked")
+                row = unfinished_row(self._engine.job(self._stage), work, "quarantined", reason)
+                write_record(self._engine.run.storage, row)
+            else:
+                [result] = actor.run([work])
+                assert not isinstance(result, Raised), result
+                row = result
+            self._engine.board.finish(row, was_running=True)
+            rows.append(row)
+        return rows
+
+
+class InlineEngine:
+    """The part of an engine that `complete_shard` uses."""
+
+    def __init__(self, run: ResolvedRun, broken: Sequence[tuple[str, str]] = ()) -> None:
+        self.run, self.broken = run, set(broken)
+        self.board = ProgressBoard(run.config.stages, run.num_clips_to_work_on)
+        self.computed: list[tuple[str, str]] = []
+
+    def job(self, stage: str) -> StageJob:
+        run = self.run
+        return StageJob(stage, run.config, run.storage, run.run_id, run.record.recipe_hashes[stage])
+
+    def pool(self, stage: str) -> InlinePool:
+        return InlinePool(self, stage)
+
+    def work(self) -> list[tuple[str, str]]:
+        """Do what the flow does; returns the (stage, prompt) pairs that were computed."""
+        for shard_id in write_run(self.run):
+            for stage in self.run.config.stages:
+                complete_shard(self, stage, shard_id)
+        publish_run(self.run)
+        return sorted(self.computed)
+
+
+@pytest.fixture
+def request_of(tmp_path: Path, fake_overrides: tuple[str, ...]) -> Any:
+    (tmp_path / "p.csv").write_text("id,prompt\nfirst,one\nsecond,two\nthird,three\n")
+
+    def make(**changes: Any) -> RunRequest:
+        values = {"overrides": fake_overrides, "run_id": "run", "shard_size": 2}
+        return RunRequest(str(tmp_path / "p.csv"), str(tmp_path), **{**values, **changes})
+
+    return make
+
+
+def rows_of(storage: Storage) -> dict[tuple[str, str], ManifestRow]:
+    return {(row.stage, row.prompt): row for row in read_manifests(storage)}
+
+
+def outcome(storage: Storage) -> dict[tuple[str, str], tuple[str, str | None]]:
+    return {key: (row.status, row.sha256) for key, row in rows_of(storage).items()}
+
+
+def all_rows(storage: Storage) -> list[ManifestRow]:
+    """Return the rows of every attempt, after checking that no clip has two of one attempt."""
+    rows = [row for key in list_manifests(storage) for row in read_manifest(storage, key)]
+    assert max(Counter((row.stage, row.clip_id, row.attempt) for row in rows).values()) == 1
+    return rows
+
+
+def test_a_resumed_run_does_nothing_twice(request_of: Any) -> None:
+    first = InlineEngine(resolve_run(request_of()))
+    assert len(first.work()) == 12
+    before = outcome(first.run.storage)
+    assert InlineEngine(resolve_run(request_of())).work() == []
+    assert outcome(first.run.storage) == before
+    assert first.board.snapshot()["vfi"].succeeded == 3
+
+
+def test_a_retry_does_what_broke_and_what_follows_it_under_the_next_attempt(request_of: Any) -> None:
+    undisturbed = InlineEngine(resolve_run(request_of(run_id="undisturbed")))
+    undisturbed.work()
+    broken = InlineEngine(resolve_run(request_of()), [("i2v", "two")])
+    broken.work()
+    uri = broken.run.uri
+    assert [rows_of(broken.run.storage)[stage, "two"].status for stage in STAGES] == [
+        "succeeded",
+        "quarantined",
+        "skipped",
+        "skipped",
+    ]
+    # Not asked for, and a plain resume leaves it too.
+    assert resolve_retry(RetryRequest(uri)).selection.clip_ids == frozenset()
+    assert InlineEngine(resolve_run(request_of())).work() == []
+
+    again = InlineEngine(resolve_retry(RetryRequest(uri, quarantined=True)), [("i2v", "two")])
+    assert again.work() == [("i2v", "two")]
+    again = InlineEngine(resolve_retry(RetryRequest(uri, stage="i2v", shard=0, clips=("second",), quarantined=True)))
+    assert again.work() == [("i2v", "two"), ("v2v", "two"), ("vfi", "two")]
+    assert again.board.snapshot()["vfi"].succeeded == 1
+    storage = broken.run.storage
+    assert outcome(storage) == outcome(undisturbed.run.storage)
+    attempts = {
+        stage: [row.attempt for row in all_rows(storage) if row.prompt == "two" and row.stage == stage]
+        for stage in STAGES
+    }
+    assert attempts == {"t2i": [1], "i2v": [1, 2, 3], "v2v": [1, 2], "vfi": [1, 2]}
+    assert run_status(storage)["finished"]
+
+
+def test_an_interrupted_retry_goes_on_with_either_command(request_of: Any, tmp_path: Path) -> None:
+    broken = InlineEngine(resolve_run(request_of()), [("i2v", "two"), ("i2v", "three")])
+    broken.work()
+    storage, uri = broken.run.storage, broken.run.uri
+    retry = InlineEngine(resolve_retry(RetryRequest(uri, clips=("second",), quarantined=True)))
+    complete_shard(retry, "i2v", 0)
+    # Killed here: i2v has succeeded, v2v and vfi still say that it did not.
+    assert run_status(storage)["left"] == 2
+    assert resolve_retry(RetryRequest(uri)).selection.clip_ids == {rows_of(storage)["i2v", "two"].clip_id}
+    assert InlineEngine(resolve_run(request_of())).work() == [("v2v", "two"), ("vfi", "two")]
+    # The other one is still quarantined: only a retry that asks for it takes it up.
+    assert rows_of(storage)["i2v", "three"].status == "quarantined"
+
+
+def test_a_retry_of_an_unfinished_run_leaves_the_rest_to_generate(request_of: Any) -> None:
+    engine = InlineEngine(resolve_run(request_of()), [("t2i", "one")])
+    write_run(engine.run)
+    complete_shard(engine, "t2i", 0)
+    uri = engine.run.uri
+    retry = InlineEngine(resolve_retry(RetryRequest(uri, quarantined=True)))
+    assert retry.work() == [(stage, "one") for stage in sorted(STAGES)]
+    assert run_status(engine.run.storage)["left"] == 3 + 4
+    assert len(InlineEngine(resolve_run(request_of())).work()) == 7
+    assert {status for status, _ in outcome(engine.run.storage).values()} == {"succeeded"}
+
+
+def test_a_clip_that_breaks_again_in_a_retry_that_is_cut_short_has_one_row_per_attempt(request_of: Any) -> None:
+    broken = InlineEngine(resolve_run(request_of()), [("t2i", "one")])
+    broken.work()
+    storage, uri = broken.run.storage, broken.run.uri
+    # The retry got as far as the journal record of its new failure.
+    row = rows_of(storage)["t2i", "one"]
+    write_record(storage, replace(row, attempt=2))
+    assert InlineEngine(resolve_retry(RetryRequest(uri, quarantined=True))).work() == [
+        (stage, "one") for stage in sorted(STAGES)
+    ]
+    assert [row.attempt for row in all_rows(storage) if row.stage == "t2i" and row.prompt == "one"] == [1, 2, 3]
+    assert {status for status, _ in outcome(storage).values()} == {"succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("request_changes", "expected"),
+    [
+        ({"stage": "v3v"}, "has no stage 'v3v'"),
+        ({"shard": 2}, "has no shard 2: choose one of 0 to 1"),
+        ({"clips": ("nobody",)}, "has no clip 'nobody'"),
+        ({"clips": ("third",), "shard": 0}, "has no clip 'third' in shard 0"),
+    ],
+)
+def test_a_retry_of_what_is_not_there_is_refused(request_of: Any, request_changes: Any, expected: str) -> None:
+    run = resolve_run(request_of())
+    write_run(run)
+    with pytest.raises(RunError, match=expected):
+        resolve_retry(RetryRequest(run.uri, **request_changes))
+
+
+@pytest.mark.parametrize("key", ["plan/shard-00001.parquet", "manifests/i2v/shard-00000.attempt-001.parquet"])
+def test_a_torn_table_is_written_again_with_the_same_outcome(request_of: Any, key: str) -> None:
+    engine = InlineEngine(resolve_run(request_of()))
+    engine.work()
+    storage = engine.run.storage
+    before = outcome(storage)
+    storage.write(key, storage.read(key)[:-20])
+    again = InlineEngine(resolve_run(request_of())).work()
+    assert again == ([] if key.startswith("plan") else [("i2v", "one"), ("i2v", "two")])
+    assert outcome(storage) == before
+    all_rows(storage)
+    assert InlineEngine(resolve_run(request_of())).work() == []
+
+
+def test_a_run_whose_record_was_torn_at_once_starts_anew(request_of: Any, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "run")
+    storage.write(layout.run_json_key(), b'{"run_id": "ru')
+    run = resolve_run(request_of())
+    assert run.is_new
+    assert len(InlineEngine(run).work()) == 12
+    storage.write(layout.run_json_key(), b'{"run_id": "ru')
+    with pytest.raises(RunError, match=r"run\.json is not readable"):
+        resolve_run(request_of())
+
+
+def test_where_another_driver_took_the_attempt_its_rows_count_and_ours_follow(
+    request_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = InlineEngine(resolve_run(request_of()))
+    write_run(engine.run)
+    storage = engine.run.storage
+
+    def taken_at_first(*args: Any) -> Any:
+        monkeypatch.undo()
+        rows = args[-1]
+        write_manifest(storage, "t2i", 0, 1, [replace(rows[0], actor_id="another")])
+        return write_manifest(*args)
+
+    monkeypatch.setattr(run_stage, "write_manifest", taken_at_first)
+    complete_shard(engine, "t2i", 0)
+    assert [(row.prompt, row.attempt, row.actor_id) for row in all_rows(storage)] == [
+        ("one", 1, "another"),
+        ("two", 2, ""),
+    ]
+    assert engine.computed == [("t2i", "one"), ("t2i", "two")]
