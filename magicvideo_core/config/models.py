@@ -84,6 +84,7 @@ class T2IConfig(_StageConfig):
     guidance_scale: float = Field(ge=0.0)
     first_pass_scale: float = Field(default=1.0, gt=0.0, le=1.0)
     refine_strength: float = Field(default=0.6, gt=0.0, le=1.0)
+    refine_num_inference_steps: int | None = Field(default=None, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _check_first_pass(self) -> "T2IConfig":

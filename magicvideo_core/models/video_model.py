@@ -100,8 +100,14 @@ class VideoModel:
 
 
 def _video_scheduler(base: WeightsReference) -> SchedulerMixin:
-    """The checkpoint's own schedule, but for Stable Diffusion's: AnimateDiff adapters were trained on the linear one."""
+    """The checkpoint's own schedule, but for Stable Diffusion's: AnimateDiff adapters were trained on the linear one.
+
+    Always without new noise on the way: it would bury the latent noise prior that the network was trained to start from.
+    """
     scheduler = load_scheduler(base)
+    algorithm = scheduler.config.get("algorithm_type", "")
+    if algorithm.startswith("sde-"):
+        scheduler = type(scheduler).from_config(scheduler.config, algorithm_type=algorithm.removeprefix("sde-"))
     if scheduler.config.beta_schedule != "scaled_linear":
         return scheduler
     return DDIMScheduler.from_config(

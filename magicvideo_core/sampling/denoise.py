@@ -5,6 +5,7 @@ Shapes: latents are NCHW for images and NCFHW for videos (N clips, C channels, F
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -56,12 +57,21 @@ def set_timesteps(
 
 
 def denoise(
-    predict: Predict, latents: torch.Tensor, scheduler: SchedulerMixin, timesteps: torch.Tensor
+    predict: Predict,
+    latents: torch.Tensor,
+    scheduler: SchedulerMixin,
+    timesteps: torch.Tensor,
+    generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Run the scheduler from `latents` over `timesteps` (prepared by `set_timesteps`); returns clean, scaled latents."""
+    """Run the scheduler from `latents` over `timesteps` (prepared by `set_timesteps`); returns clean, scaled latents.
+
+    Schedulers that add noise on the way (SDE solvers, ancestral ones) draw it from `generator`.
+    """
+    draws = generator is not None and "generator" in inspect.signature(scheduler.step).parameters
+    options = {"generator": generator} if draws else {}
     for timestep in timesteps:
         model_input = scheduler.scale_model_input(latents, timestep)
-        latents = scheduler.step(predict(model_input, timestep), timestep, latents, return_dict=False)[0]
+        latents = scheduler.step(predict(model_input, timestep), timestep, latents, return_dict=False, **options)[0]
     return latents
 
 

@@ -110,7 +110,7 @@ class _EmbeddedModel:
         height, width = round(settings.height * scale), round(settings.width * scale)
         timesteps = set_timesteps(self.scheduler, settings.num_inference_steps, shift=settings.timestep_shift)
         noise = self._noise(height, width, generator) * self.scheduler.init_noise_sigma
-        image = self._denoised(noise, timesteps, clip, settings, height, width)
+        image = self._denoised(noise, timesteps, clip, settings, height, width, generator)
         if scale == 1.0:
             return image
         size = (settings.height, settings.width)
@@ -118,19 +118,26 @@ class _EmbeddedModel:
         last_timestep = self.scheduler.config.num_train_timesteps - 1
         timesteps = set_timesteps(
             self.scheduler,
-            settings.num_inference_steps,
+            settings.refine_num_inference_steps or settings.num_inference_steps,
             start_timestep=round(settings.refine_strength * last_timestep),
             shift=settings.timestep_shift,
         )
         start = noised(pixels.encode(self.vae, upsampled), self._noise(*size, generator), self.scheduler, timesteps[0])
-        return self._denoised(start, timesteps, clip, settings, *size)
+        return self._denoised(start, timesteps, clip, settings, *size, generator)
 
     def _noise(self, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
         shape = (1, self.unet.config.in_channels, height // 8, width // 8)
         return torch.randn(shape, generator=generator).to(self.device)
 
     def _denoised(
-        self, start: torch.Tensor, timesteps: torch.Tensor, clip: Clip, settings: T2IConfig, height: int, width: int
+        self,
+        start: torch.Tensor,
+        timesteps: torch.Tensor,
+        clip: Clip,
+        settings: T2IConfig,
+        height: int,
+        width: int,
+        generator: torch.Generator,
     ) -> torch.Tensor:
         """One pass: from starting latents to an image, 1CHW."""
 
@@ -145,4 +152,4 @@ class _EmbeddedModel:
             return predict
 
         predict = guided(predictor(clip.prompt), predictor(clip.negative_prompt), settings.guidance_scale)
-        return pixels.decode(self.vae, denoise(predict, start, self.scheduler, timesteps))
+        return pixels.decode(self.vae, denoise(predict, start, self.scheduler, timesteps, generator))
