@@ -16,8 +16,8 @@ _CONDITIONAL_PROTOCOLS = (*_S3, "gs", "gcs")
 _S3_CLIENT = {
     "connect_timeout": 5,
     "read_timeout": 30,
-    # A few tries for each page of a long listing; more would multiply with our own.
-    "retries": {"total_max_attempts": 3, "mode": "standard"},
+    # A second try for each page of a long listing; more would multiply with our own.
+    "retries": {"total_max_attempts": 2, "mode": "standard"},
 }
 
 

@@ -1,10 +1,13 @@
-"""What several tests share: one Ray and one Prefect API for the whole session, and a small fake configuration."""
+"""What several tests share: one S3, one Ray and one Prefect API for the whole session, and a small fake configuration."""
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from faults.proxy import FaultProxy, FaultRates
+from faults.rclone import BUCKET, RcloneServer, s3_environment
 
 from tasks.environment import set_environment
 
@@ -27,9 +30,48 @@ def fake_overrides() -> tuple[str, ...]:
     return FAKE
 
 
+@dataclass(frozen=True)
+class S3:
+    """A real S3 server behind a proxy that injects faults where a test sets its `rates`."""
+
+    server: RcloneServer
+    proxy: FaultProxy
+
+    def uri(self, name: str) -> str:
+        """Return the URI of a folder."""
+        return f"s3://{BUCKET}/{name}"
+
+
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A Ray of this session, on two CPUs; engines use it and leave it running."""
+def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """The S3 of this session; this process and every one that it starts find it by their environment."""
+    from fsspec.config import conf, set_conf_env
+
+    with (
+        RcloneServer(tmp_path_factory.mktemp("s3")) as server,
+        FaultProxy(server.port, FaultRates()) as proxy,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in s3_environment(proxy.port).items():
+            patch.setenv(name, value)
+        # fsspec read its environment when it was imported.
+        patch.delitem(conf, "s3", raising=False)
+        set_conf_env(conf)
+        yield S3(server, proxy)
+
+
+@pytest.fixture
+def s3(s3_session: S3) -> Iterator[S3]:
+    """The S3 of this session, without faults at first; afterwards it is up and without faults again."""
+    yield s3_session
+    s3_session.proxy.rates = FaultRates()
+    if s3_session.server.pid is None:
+        s3_session.server.start()
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_session: S3) -> Iterator[None]:
+    """A Ray of this session, on two CPUs; engines use it and leave it running. Its workers know the session's S3."""
     import ray
 
     ray.init(

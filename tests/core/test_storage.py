@@ -1,4 +1,4 @@
-"""Storage: one suite over local disk and an fsspec filesystem, then what only one of them can show."""
+"""Storage: one suite over local disk, an fsspec filesystem and a real S3, then what only one of them can show."""
 
 import hashlib
 import pickle
@@ -13,8 +13,10 @@ from magicvideo_core.errors import RunError
 from magicvideo_core.storage import Storage, check_writable, expand_uri, read_uri
 
 
-@pytest.fixture(params=["local", "file", "memory"])
+@pytest.fixture(params=["local", "file", "memory", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "s3":
+        return Storage(request.getfixturevalue("s3").uri(f"{tmp_path.name}/run"))
     uris = {"local": f"{tmp_path}/run", "file": f"file://{tmp_path}/run", "memory": f"memory://{tmp_path.name}/run"}
     return Storage(uris[request.param])
 

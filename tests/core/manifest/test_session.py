@@ -16,8 +16,10 @@ from magicvideo_core.manifest.session import FoundDone, Session, open_session, r
 from magicvideo_core.storage import Storage
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "s3":
+        return Storage(request.getfixturevalue("s3").uri(f"{tmp_path.name}/run"))
     return Storage(tmp_path / "run" if request.param == "local" else f"memory://{tmp_path.name}/run")
 
 
