@@ -8,10 +8,13 @@ MagicVideoError
 │   └── RunError                a run directory: unwritable, not a run, or of another configuration
 │       └── UnreadableError     one of the run's own records is torn or damaged
 ├── TransientError              the same call may succeed when it is tried again
-│   └── StorageUnavailableError storage still failing after the bounded retries
+│   ├── StorageUnavailableError storage still failing after the bounded retries
+│   │   └── StorageLostError    and still failing when the pool's patience for it ended
+│   └── UpstreamLostError       what an earlier stage made is gone or was changed: that stage makes it again
 ├── ClipError                   the clip's own fault: retry a few times, then quarantine it
 │   ├── GateError               a stage's output that the next stage should not be paid for
 │   ├── MediaError              bytes that do not decode, or frames that cannot be encoded
+│   │   └── GivenMediaError     an image or video that the prompt brings along: mend it, then retry the clip
 │   └── NonFiniteError          NaN or infinity in latents or frames
 ├── ActorError                  replace the actor
 │   ├── ActorDiedError          the process is gone
@@ -59,6 +62,22 @@ class StorageUnavailableError(TransientError):
     """Storage still failed after the bounded retries."""
 
 
+class StorageLostError(StorageUnavailableError):
+    """Storage did not come back within `pool.storage_patience_s`, so the run ends; it can be continued."""
+
+
+class UpstreamLostError(TransientError):
+    """An earlier stage's artifact is gone, or is not what its row says; takes the message and that stage's name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    @property
+    def stage(self) -> str:
+        """The earlier stage that has to make its artifact again."""
+        return str(self.args[1])
+
+
 class ClipError(MagicVideoError):
     """A clip failed for a reason of its own."""
 
@@ -69,6 +88,10 @@ class GateError(ClipError):
 
 class MediaError(ClipError):
     """Bytes that do not decode as an image or a video, or frames that cannot be encoded."""
+
+
+class GivenMediaError(MediaError):
+    """An image or video that a prompt brings along cannot be read or does not decode; names it."""
 
 
 class NonFiniteError(ClipError):

@@ -18,6 +18,7 @@ from PIL import Image
 from magicvideo_core.errors import MediaError
 
 DEFAULT_CRF = 14
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BITEXACT = {"fflags": "+bitexact"}
 # swscale's default shortcuts truncate chroma: they cost up to 3 levels of a flat colour, where these stay within 1.
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
@@ -85,6 +86,27 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
             return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"the {len(data)} bytes do not decode as an image: {error}") from None
+
+
+def stored_shape(data: bytes) -> tuple[int, int, int, int]:
+    """Return the shape (T, H, W, 3) of a PNG's or video's frames, decoding only the first. Raises MediaError.
+
+    Frames after the first are counted, each of which must hold bytes.
+    """
+    if data.startswith(_PNG_SIGNATURE):
+        height, width = decode_image(data).shape[:2]
+        return 1, height, width, 3
+    try:
+        with av.open(io.BytesIO(data), "r") as container:
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            # Later packets only where the decoder asks for more before it gives its first frame.
+            first = next((frame for packet in [*packets, None] for frame in stream.decode(packet)), None)
+    except (av.FFmpegError, IndexError) as error:
+        raise MediaError(f"the {len(data)} bytes do not decode as a video: {error}") from None
+    if first is None:
+        raise MediaError(f"the video of {len(data)} bytes holds no frame")
+    return len(packets), first.height, first.width, 3
 
 
 def _check_frames(frames: npt.NDArray[np.uint8]) -> None:

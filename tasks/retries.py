@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from magicvideo_core.errors import TransientError
+from magicvideo_core.errors import StorageLostError, TransientError
 
 
 def _may_pass(task: Any, task_run: Any, state: Any) -> bool:
     # A failed state gives its exception as the result; anything but a TransientError would fail again.
-    return isinstance(state.result(raise_on_failure=False), TransientError)
+    # Storage that outlasted the pool's patience has stopped the pool: this process has no more to try.
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, TransientError) and not isinstance(error, StorageLostError)
 
 
 # Options of `prefect.task`. Storage itself was tried several times before: these tries are minutes apart.

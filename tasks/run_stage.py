@@ -11,8 +11,8 @@ from magicvideo_core.manifest.layout import journal_prefix
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import write_manifest
 from magicvideo_core.prompts import Clip
-from magicvideo_core.storage import Storage
-from tasks.pools.actor import ClipWork, Reason, unfinished_row
+from magicvideo_core.storage import Storage, StoredObject
+from tasks.pools.actor import ClipWork, Reason, UpstreamLost, unfinished_row
 from tasks.progress import StageCounts, count_rows
 from tasks.retries import RETRY_TRANSIENT
 from tasks.runtime import Engine, engine_of
@@ -108,7 +108,10 @@ def _make(engine: Engine, stage: str, shard_id: int, attempt: int, clips: Sequen
     works, skipped = _split_by_upstream(engine, stage, shard_id, attempt, clips)
     for row in skipped:
         engine.board.finish(row, was_running=False)
-    return skipped + (engine.pool(stage).run(works) if works else [])
+    results = engine.pool(stage).run(works) if works else []
+    lost = [result for result in results if isinstance(result, UpstreamLost)]
+    rows = skipped + [result for result in results if isinstance(result, ManifestRow)]
+    return rows + [_failed_row(engine, stage, works, result) for result in lost]
 
 
 def _split_by_upstream(
@@ -119,14 +122,12 @@ def _split_by_upstream(
     works, skipped = [], []
     for clip in clips:
         before = {name: rows[clip.clip_id] for name, rows in upstream.items()}
-        uris = {
-            name: row.artifact_uri for name, row in before.items() if row.status == "succeeded" and row.artifact_uri
-        }
-        work = ClipWork(clip, shard_id, attempt, uris)
-        if len(uris) == len(upstream):
+        objects = {name: _artifact(row) for name, row in before.items() if row.status == "succeeded"}
+        work = ClipWork(clip, shard_id, attempt, objects)
+        if len(objects) == len(upstream):
             works.append(work)
             continue
-        broken = next(row for name, row in before.items() if name not in uris)
+        broken = next(row for name, row in before.items() if name not in objects)
         reason = Reason("UpstreamFailed", f"stage {broken.stage} {broken.status}: {broken.error_message}")
         skipped.append(unfinished_row(engine.job(stage), work, "skipped", reason))
     return works, skipped
@@ -136,6 +137,18 @@ def _upstream(engine: Engine, stage: str, shard_id: int) -> Upstream:
     """Return the rows by clip id of each stage that this one reads."""
     names = reads(stage, engine.run.config.stages)
     return {name: read_shard(engine.run.storage, name, shard_id).rows for name in names}
+
+
+def _failed_row(engine: Engine, stage: str, works: list[ClipWork], lost: UpstreamLost) -> ManifestRow:
+    work = next(work for work in works if work.clip.clip_id == lost.clip_id)
+    row = unfinished_row(engine.job(stage), work, "failed", lost.reason)
+    engine.board.finish(row, was_running=False)
+    return row
+
+
+def _artifact(row: ManifestRow) -> StoredObject:
+    assert row.artifact_uri is not None and row.sha256 is not None and row.size_bytes is not None
+    return StoredObject(row.artifact_uri, row.sha256, row.size_bytes)
 
 
 def _clear_journal(storage: Storage, stage: str, shard_id: int) -> None:

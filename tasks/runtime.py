@@ -16,12 +16,13 @@ from typing import Any
 
 from magicvideo_core.errors import ConfigError, RunError, RunStoppedError
 from magicvideo_core.manifest.journal import write_record
+from magicvideo_core.manifest.layout import run_json_key
 from magicvideo_core.manifest.run_record import read_run_json
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.manifest.session import Session, open_session
 from magicvideo_core.storage import Storage
-from tasks.pools.actor import ClipWork, Reason, StageJob, unfinished_row
-from tasks.pools.pool import StagePool
+from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
+from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
 from tasks.pools.sizing import needed_resources, size_pools
 from tasks.progress import ProgressBoard, found_done
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 128 * 2**20
 _CLOSE_PATIENCE_S = 60.0
 _CONNECT_TIMEOUT_S = 10.0
+# The pool has a patience of its own for storage that does not answer.
+_PROBE_PATIENCE_S = 5.0
 
 _engines: dict[str, "Engine"] = {}
 
@@ -169,7 +172,9 @@ class Engine:
     def _make_pool(self, stage: str, num_actors: int) -> StagePool:
         job, config = self._jobs[stage], self.run.config.stage(stage).pool
         start_actor = partial(RayStageActor, job, config)
-        return StagePool(stage, config, num_actors, start_actor, partial(_give_up, job), self.board)
+        probe_storage = partial(job.storage.with_patience(_PROBE_PATIENCE_S).exists, run_json_key())
+        hooks = PoolHooks(start_actor, partial(_give_up, job), probe_storage)
+        return StagePool(stage, config, num_actors, hooks, self.board)
 
 
 def start_engine(run: ResolvedRun) -> Engine:
@@ -234,7 +239,9 @@ def _has_record(storage: Storage) -> bool:
     return True
 
 
-def _give_up(job: StageJob, work: ClipWork, status: Status, reason: Reason) -> ManifestRow:
-    row = unfinished_row(job, work, status, reason)
+def _give_up(
+    job: StageJob, work: ClipWork, status: Status, reason: Reason, effort: Effort | None = None
+) -> ManifestRow:
+    row = unfinished_row(job, work, status, reason, effort)
     write_record(job.storage, row)
     return row

@@ -1,5 +1,6 @@
 """The configuration of a run: frozen, typed models that refuse unknown keys."""
 
+from math import isnan
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -28,6 +29,9 @@ class PoolConfig(_Frozen):
     max_clip_attempts: int = Field(default=3, ge=1)
     max_actor_deaths: int = Field(default=4, ge=1)
     clip_timeout_s: float = Field(default=600.0, gt=0.0)
+    placement_timeout_s: float = Field(default=300.0, gt=0.0)
+    load_timeout_s: float = Field(default=1800.0, gt=0.0)
+    storage_patience_s: float = Field(default=600.0, gt=0.0)
     recycle_after_clips: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -51,17 +55,33 @@ class GateConfig(_Frozen):
     finite: bool = True
     num_frames: bool = True
     size: bool = True
+    decodable: bool = True
     not_black: bool = False
     not_frozen: bool = False
 
 
+Fault = Literal["raise", "clip_error", "black", "nan", "exit", "kill", "hang", "oom"]
+
+
 class FakeConfig(_Frozen):
-    """How the `fake` backend behaves: the time it takes, and the clips (by a word of their prompt) that go wrong."""
+    """How the `fake` backend behaves: the time it takes, and what goes wrong with which clips.
+
+    `faults` maps a word to what befalls the clips whose prompt holds it. `oom_limit_mib` is what the fault `oom` may
+    take before allocating fails; 0 is no limit but the machine's.
+    """
 
     sleep_s: float = Field(default=0.0, ge=0.0)
     load_sleep_s: float = Field(default=0.0, ge=0.0)
-    fault: Literal["none", "raise", "clip_error", "black", "exit", "kill", "hang"] = "none"
-    fault_word: str = ""
+    faults: dict[str, Fault] = Field(default_factory=dict)
+    oom_limit_mib: int = Field(default=0, ge=0)
+
+    @field_validator("faults", mode="before")
+    @classmethod
+    def _spell_nan(cls, value: Any) -> Any:
+        # An unquoted nan is a number to TOML.
+        if not isinstance(value, dict):
+            return value
+        return {word: "nan" if isinstance(fault, float) and isnan(fault) else fault for word, fault in value.items()}
 
 
 class _StageConfig(_Frozen):

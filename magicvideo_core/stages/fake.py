@@ -1,18 +1,22 @@
 """The fake backend of every stage: valid, deterministic frames after a set time, and faults on demand."""
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from typing import NoReturn, cast
 
 import numpy as np
 
-from magicvideo_core.config.models import I2VConfig, RunConfig, T2IConfig, VFIConfig
+from magicvideo_core.config.models import Fault, I2VConfig, RunConfig, T2IConfig, VFIConfig
 from magicvideo_core.errors import GateError
 from magicvideo_core.ids import stage_seed
 from magicvideo_core.stages.base import Frames, Outcome, StageItem, keyframe_fps
+
+_CHUNK_MIB = 32
 
 
 class FakeStage:
@@ -37,25 +41,35 @@ class FakeStage:
     def _process_one(self, item: StageItem) -> Outcome:
         time.sleep(self._fake.sleep_s)
         fps = self._config.vfi.fps if self._name == "vfi" else keyframe_fps(self._config)
-        frames = self._frames(item)
-        if self._fake.fault != "none" and self._fake.fault_word in item.clip.prompt:
-            if self._fake.fault == "clip_error":
+        match self._fault(item):
+            case None:
+                frames = self._frames(item)
+            case "black":
+                frames = np.zeros_like(self._frames(item))
+            case "nan":
+                # No uint8 holds it: this is what a stage gives that breaks its promise.
+                frames = cast(Frames, np.full(self._frames(item).shape, np.nan, np.float32))
+            case "clip_error":
                 return Outcome(item.clip.clip_id, None, fps, GateError(f"fault asked for clip {item.clip.clip_id}"))
-            if self._fake.fault == "black":
-                frames = np.zeros_like(frames)
-            self._break_down(item)
+            case fault:
+                frames = self._break_down(fault, item)
         return Outcome(item.clip.clip_id, frames, fps)
 
-    def _break_down(self, item: StageItem) -> None:
-        match self._fake.fault:
-            case "raise":
-                raise RuntimeError(f"fault asked for clip {item.clip.clip_id}")
+    def _fault(self, item: StageItem) -> Fault | None:
+        words = re.findall(r"[\w-]+", item.clip.prompt)
+        return next((fault for word, fault in self._fake.faults.items() if word in words), None)
+
+    def _break_down(self, fault: Fault, item: StageItem) -> NoReturn:
+        match fault:
             case "exit":
                 sys.exit(1)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 threading.Event().wait()
+            case "oom":
+                _use_up_memory(self._fake.oom_limit_mib)
+        raise RuntimeError(f"fault asked for clip {item.clip.clip_id}")
 
     def _frames(self, item: StageItem) -> Frames:
         stage = self._config.stage(self._name)
@@ -68,6 +82,14 @@ class FakeStage:
         assert isinstance(stage, T2IConfig | I2VConfig)
         num_frames = stage.num_frames if isinstance(stage, I2VConfig) else 1
         return _moving_square(stage_seed(item.clip.seed, "fake"), num_frames, stage.height, stage.width)
+
+
+def _use_up_memory(limit_mib: int) -> NoReturn:
+    """Take memory, and touch it so that it counts, until there is none or the limit (0: none) is reached."""
+    taken: list[np.ndarray] = []
+    while not limit_mib or len(taken) * _CHUNK_MIB < limit_mib:
+        taken.append(np.ones(_CHUNK_MIB * 2**20, dtype=np.uint8))
+    raise MemoryError(f"fault asked for: {limit_mib} MiB are taken")
 
 
 def _moving_square(seed: int, num_frames: int, height: int, width: int) -> Frames:

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from magicvideo_core.config.models import StageConfig, T2IConfig, VFIConfig
-from magicvideo_core.errors import GateError
+from magicvideo_core.errors import GateError, MediaError
+from magicvideo_core.media import stored_shape
 
 # Mean level (0..255) below which a whole clip counts as black: under every background of a lit picture.
 BLACK_LEVEL = 4.0
@@ -36,6 +37,18 @@ def check(frames: npt.NDArray[Any], stage_config: StageConfig, *, num_input_fram
         raise GateError(f"the mean level is {frames.mean():.2f}, below {BLACK_LEVEL}: black (gate.not_black)")
     if gate.not_frozen and num_frames > 1 and _largest_change(frames) <= FROZEN_CHANGE:
         raise GateError(f"no frame differs from the first by more than {FROZEN_CHANGE}: frozen (gate.not_frozen)")
+
+
+def check_stored(data: bytes, shape_THWC: tuple[int, ...], stage_config: StageConfig) -> None:
+    """Raise GateError unless the encoded `data` hold frames of this shape that decode; as cheap as one frame."""
+    if not stage_config.gate.decodable:
+        return
+    try:
+        found = stored_shape(data)
+    except MediaError as error:
+        raise GateError(f"{error} (gate.decodable)") from error
+    if found != tuple(shape_THWC):
+        raise GateError(f"the stored frames have the shape {found} instead of {shape_THWC} (gate.decodable)")
 
 
 def _expected_num_frames(stage_config: StageConfig, num_input_frames: int | None) -> int | None:

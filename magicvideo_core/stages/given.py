@@ -1,10 +1,12 @@
 """Inputs that a prompt row brings along: its reference image or video takes the place of what a stage would make."""
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
 from magicvideo_core.config import RunConfig
-from magicvideo_core.errors import MediaError
+from magicvideo_core.errors import GivenMediaError, MediaError
 from magicvideo_core.media import decode_image, decode_video
 from magicvideo_core.prompts import Clip
 from magicvideo_core.redact import redact
@@ -21,10 +23,10 @@ def given_frames(clip: Clip, stage: str, config: RunConfig) -> np.ndarray:
 
     t2i gives one frame: the image, or the first frame of the video. i2v gives keyframes, evenly spaced over the video,
     its first and last frame included. Pictures of another shape are cut to the stage's, around their centre.
-    Raises MediaError when the object is not there or does not decode.
+    Raises GivenMediaError when the object cannot be read or does not decode.
     """
     if stage == "t2i":
-        image_HWC_u8 = decode_image(_read(clip, clip.image)) if clip.image else _video_frames(clip)[0]
+        image_HWC_u8 = _decoded(clip, clip.image, decode_image) if clip.image else _video_frames(clip)[0]
         return fit(image_HWC_u8, config.t2i.height, config.t2i.width)[None]
     frames_THWC_u8 = _video_frames(clip)
     picks = np.linspace(0, len(frames_THWC_u8) - 1, config.i2v.num_frames).round().astype(int)
@@ -44,16 +46,18 @@ def fit(image_HWC_u8: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _video_frames(clip: Clip) -> np.ndarray:
     assert clip.video is not None
-    frames_THWC_u8 = decode_video(_read(clip, clip.video)).frames_THWC_u8
-    if len(frames_THWC_u8) == 0:
-        raise MediaError(f"Video {clip.video} of clip {clip.clip_id} has no frames.")
-    return frames_THWC_u8
+    return _decoded(clip, clip.video, lambda data: decode_video(data).frames_THWC_u8)
 
 
-def _read(clip: Clip, uri: str) -> bytes:
+def _decoded(clip: Clip, uri: str, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
     try:
-        return read_uri(uri)
+        return decode(read_uri(uri))
     except FileNotFoundError:
-        raise MediaError(f"There is no {redact(uri)}, which clip {clip.clip_id} starts from.") from None
-    except PermissionError:
-        raise MediaError(f"Reading {redact(uri)}, which clip {clip.clip_id} starts from, is not allowed.") from None
+        raise GivenMediaError(f"There is no {redact(uri)}, which clip {clip.clip_id} starts from.") from None
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        reason = error.strerror or type(error).__name__
+        raise GivenMediaError(
+            f"Clip {clip.clip_id} starts from {redact(uri)}, which cannot be read: {reason}."
+        ) from None
+    except MediaError as error:
+        raise GivenMediaError(f"Clip {clip.clip_id} starts from {redact(uri)}: {error}") from None

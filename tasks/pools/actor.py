@@ -6,7 +6,8 @@ A plain class; `remote.py` wraps it for Ray. Video bytes go between storage and 
 import hashlib
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from magicvideo_core.config import RunConfig
-from magicvideo_core.errors import ClipError, MediaError
+from magicvideo_core.errors import ClipError, MediaError, StorageUnavailableError, UpstreamLostError
 from magicvideo_core.ids import canonical_json
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import artifact_key
@@ -26,7 +27,8 @@ from magicvideo_core.stages import gate
 from magicvideo_core.stages.base import ARTIFACT_SUFFIXES, Outcome, Stage, StageItem, keyframe_fps
 from magicvideo_core.stages.given import given_frames, is_given
 from magicvideo_core.stages.registry import create_stage, resolve_device
-from magicvideo_core.storage import Storage, read_uri
+from magicvideo_core.storage import Storage, StoredObject, read_uri
+from tasks.pools.failures import Action, application_action
 
 
 @dataclass(frozen=True)
@@ -43,20 +45,23 @@ class StageJob:
 
 @dataclass(frozen=True)
 class ClipWork:
-    """One clip to take through one stage; `upstream` maps earlier stages to the URIs of their artifacts."""
+    """One clip to take through one stage; `upstream` maps earlier stages to what their rows say of their artifacts."""
 
     clip: Clip
     shard_id: int
     attempt: int
-    upstream: Mapping[str, str] = field(default_factory=dict)
+    upstream: Mapping[str, StoredObject] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Raised:
-    """A clip without a terminal row: the code raised, and the pool decides whether to try again."""
+class Effort:
+    """What one try at a clip took: its share of the batch, and its own encoding and storing."""
 
-    clip_id: str
-    reason: "Reason"
+    started_at: datetime
+    duration_s: float
+    gpu_s: float
+    device: str | None
+    actor_id: str | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,27 @@ class Reason:
     def of(cls, error: Exception) -> "Reason":
         """Return type, message and traceback of an error, without credentials."""
         return cls(type(error).__name__, redact(str(error)), redact("".join(traceback.format_exception(error))))
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A clip that the code raised on: without a row, and the pool does what `action` says."""
+
+    clip_id: str
+    action: Action
+    reason: Reason
+    effort: Effort
+    # The stage that has to make its artifact again, where that is what is wrong.
+    lost_stage: str | None = None
+
+
+@dataclass(frozen=True)
+class UpstreamLost:
+    """A clip that the pool hands back without a row: the artifact of `stage` that it reads has to be made again."""
+
+    clip_id: str
+    stage: str
+    reason: Reason
 
 
 def terminal_row(job: StageJob, work: ClipWork, status: Status, **values: Any) -> ManifestRow:
@@ -92,9 +118,12 @@ def terminal_row(job: StageJob, work: ClipWork, status: Status, **values: Any) -
     )
 
 
-def unfinished_row(job: StageJob, work: ClipWork, status: Status, reason: Reason, **values: Any) -> ManifestRow:
+def unfinished_row(
+    job: StageJob, work: ClipWork, status: Status, reason: Reason, effort: Effort | None = None
+) -> ManifestRow:
     """Return the row of a clip that has no artifact; `status` is failed, quarantined or skipped."""
-    return terminal_row(job, work, status, **{"started_at": datetime.now(UTC), **asdict(reason), **values})
+    took = {"started_at": datetime.now(UTC)} if effort is None else asdict(effort)
+    return terminal_row(job, work, status, **took, **asdict(reason))
 
 
 class StageActor:
@@ -104,15 +133,20 @@ class StageActor:
         self._job = job
         self._actor_id = actor_id
         self._stage: Stage | None = None
-        self._device = "cpu"
+        self.device = "cpu"
+
+    @property
+    def gpu_share(self) -> float:
+        """How much of a GPU the actor holds: what its pool asks for, or the whole GPU that it found."""
+        return self._job.config.stage(self._job.stage).pool.num_gpus or float(self.device.startswith("cuda"))
 
     def load(self) -> None:
         """Build the stage and load its weights; called once, before the first batch."""
         config = self._job.config
         if config.stage(self._job.stage).backend != "fake":
-            self._device = resolve_device(config.device)
+            self.device = resolve_device(config.device)
         self._stage = self._job.create_stage(self._job.stage, config)
-        self._stage.load(self._device)
+        self._stage.load(self.device)
 
     def close(self) -> None:
         """Let the stage give its device back."""
@@ -127,7 +161,6 @@ class StageActor:
         with the same clips: artifacts are named by their bytes.
         """
         started_at, started_s = datetime.now(UTC), time.monotonic()
-        results: list[ManifestRow | Raised] = []
         outcomes: dict[str, Outcome | Exception] = {}
         items: dict[str, StageItem] = {}
         for work in works:
@@ -143,22 +176,23 @@ class StageActor:
         if items:
             outcomes.update(self._process(items))
         shared_s = (time.monotonic() - started_s) / len(works)
+        results: list[ManifestRow | Raised] = []
         for work in works:
             own_started_s = time.monotonic()
             try:
-                outcome = outcomes[work.clip.clip_id]
-                if isinstance(outcome, Exception):
-                    raise outcome
-                row = self._finish(work, items.get(work.clip.clip_id), outcome, started_at, shared_s, own_started_s)
-            except ClipError as error:
-                row = unfinished_row(
-                    self._job, work, "failed", Reason.of(error), **self._effort(started_at, shared_s, own_started_s)
-                )
+                values = self._finish(work, items.get(work.clip.clip_id), outcomes[work.clip.clip_id])
+                effort = self._effort(started_at, shared_s, own_started_s)
+                row = terminal_row(self._job, work, "succeeded", **values, **asdict(effort))
+                with _storage_trouble(f"record clip {work.clip.clip_id}"):
+                    write_record(self._job.storage, row)
+                results.append(row)
             except Exception as error:
-                results.append(Raised(work.clip.clip_id, Reason.of(error)))
-                continue
-            write_record(self._job.storage, row)
-            results.append(row)
+                effort = self._effort(started_at, shared_s, own_started_s)
+                lost_stage = error.stage if isinstance(error, UpstreamLostError) else None
+                action = application_action(error)
+                if action is Action.STOP_POOL:
+                    raise
+                results.append(Raised(work.clip.clip_id, action, Reason.of(error), effort, lost_stage))
         return results
 
     def _read_item(self, work: ClipWork) -> StageItem:
@@ -167,13 +201,13 @@ class StageActor:
         reference, frames = None, None
         if stage in ("i2v", "v2v"):
             if "t2i" in work.upstream:
-                reference = decode_image(read_uri(work.upstream["t2i"]))
+                reference = decode_image(_read_upstream(work, "t2i"))
             else:
                 reference = given_frames(clip, "t2i", self._job.config)[0]
         if stage in ("v2v", "vfi"):
             before = "i2v" if stage == "v2v" else "v2v"
             if before in work.upstream:
-                frames = decode_video(read_uri(work.upstream[before])).frames_THWC_u8
+                frames = decode_video(_read_upstream(work, before)).frames_THWC_u8
             else:
                 frames = given_frames(clip, before, self._job.config)
         return StageItem(clip=clip, reference_image_HWC_u8=reference, frames_THWC_u8=frames)
@@ -192,52 +226,36 @@ class StageActor:
         missing = RuntimeError(f"stage {self._job.stage} returned no outcome for the clip")
         return {clip_id: found.get(clip_id, missing) for clip_id in items}
 
-    def _finish(
-        self,
-        work: ClipWork,
-        item: StageItem | None,
-        outcome: Outcome,
-        started_at: datetime,
-        shared_s: float,
-        own_started_s: float,
-    ) -> ManifestRow:
-        """Gate, encode and store one outcome; returns its row, not yet in the journal."""
+    def _finish(self, work: ClipWork, item: StageItem | None, outcome: Outcome | Exception) -> dict[str, Any]:
+        """Gate, encode and store one outcome; returns what its row says of the artifact."""
         job, clip = self._job, work.clip
-        if outcome.error is not None:
-            raise outcome.error
+        error = outcome if isinstance(outcome, Exception) else outcome.error
+        if error is not None:
+            raise error
+        assert isinstance(outcome, Outcome)
         if outcome.frames_THWC_u8 is None:
             raise MediaError(f"Clip {clip.clip_id}: stage {job.stage} gave neither frames nor an error.")
-        frames = outcome.frames_THWC_u8
+        frames, stage_config = outcome.frames_THWC_u8, job.config.stage(job.stage)
         given = item.frames_THWC_u8 if item is not None else None
-        gate.check(frames, job.config.stage(job.stage), num_input_frames=None if given is None else len(given))
+        gate.check(frames, stage_config, num_input_frames=None if given is None else len(given))
         data = self._encode(frames, outcome.fps)
+        gate.check_stored(data, frames.shape, stage_config)
         key = artifact_key(job.stage, clip.clip_id, hashlib.sha256(data).hexdigest(), ARTIFACT_SUFFIXES[job.stage])
-        stored = job.storage.write(key, data)
-        return terminal_row(
-            job,
-            work,
-            "succeeded",
-            artifact_uri=stored.uri,
-            sha256=stored.sha256,
-            size_bytes=stored.size_bytes,
-            width=frames.shape[2],
-            height=frames.shape[1],
-            num_frames=frames.shape[0],
-            fps=None if job.stage == "t2i" else float(outcome.fps),
-            **self._effort(started_at, shared_s, own_started_s),
-        )
-
-    def _effort(self, started_at: datetime, shared_s: float, own_started_s: float) -> dict[str, Any]:
-        """Return what a clip took: its share of the batch, and its own encoding and storing."""
-        duration_s = shared_s + time.monotonic() - own_started_s
-        share = self._job.config.stage(self._job.stage).pool.num_gpus or float(self._device.startswith("cuda"))
+        with _storage_trouble(f"store clip {clip.clip_id}"):
+            stored = job.storage.write(key, data)
         return {
-            "started_at": started_at,
-            "duration_s": duration_s,
-            "gpu_s": duration_s * share,
-            "device": self._device,
-            "actor_id": self._actor_id,
+            "artifact_uri": stored.uri,
+            "sha256": stored.sha256,
+            "size_bytes": stored.size_bytes,
+            "width": frames.shape[2],
+            "height": frames.shape[1],
+            "num_frames": frames.shape[0],
+            "fps": None if job.stage == "t2i" else float(outcome.fps),
         }
+
+    def _effort(self, started_at: datetime, shared_s: float, own_started_s: float) -> Effort:
+        duration_s = shared_s + time.monotonic() - own_started_s
+        return Effort(started_at, duration_s, duration_s * self.gpu_share, self.device, self._actor_id)
 
     def _encode(self, frames_THWC_u8: np.ndarray, fps: float) -> bytes:
         if self._job.stage == "t2i":
@@ -246,3 +264,30 @@ class StageActor:
             vfi = self._job.config.vfi
             return encode_mp4(frames_THWC_u8, fps, crf=vfi.crf, preset=vfi.x264_preset)
         return encode_lossless(frames_THWC_u8, fps)
+
+
+def _read_upstream(work: ClipWork, stage: str) -> bytes:
+    """Return what an earlier stage made, checked against its row. Raises UpstreamLostError where it is not that."""
+    expected = work.upstream[stage]
+    what = f"Clip {work.clip.clip_id}: the {stage} artifact {expected.uri}"
+    try:
+        with _storage_trouble(f"read {expected.uri}", FileNotFoundError):
+            data = read_uri(expected.uri)
+    except FileNotFoundError:
+        raise UpstreamLostError(f"{what} is gone", stage) from None
+    if len(data) != expected.size_bytes:
+        raise UpstreamLostError(f"{what} has {len(data)} bytes instead of {expected.size_bytes}", stage)
+    if hashlib.sha256(data).hexdigest() != expected.sha256:
+        raise UpstreamLostError(f"{what} has other bytes than its row says (sha256)", stage)
+    return data
+
+
+@contextmanager
+def _storage_trouble(what: str, *passed_on: type[OSError]) -> Iterator[None]:
+    """Give every OSError of a storage call the class that puts no blame on the clip, credentials that ended included."""
+    try:
+        yield
+    except passed_on:
+        raise
+    except OSError as error:
+        raise StorageUnavailableError(f"Could not {what}: {type(error).__name__}: {error}") from error

@@ -1,34 +1,39 @@
-"""What each Ray error means for a pool: the written taxonomy, from exception class to action.
+"""What each error means for a pool: the written taxonomy, from exception class to action, told in docs/failures.md.
 
-Three things can follow from an error on the way to or from a stage actor:
-
-RETRY_CLIP     the code raised and the actor lives on: try the clips again, each alone, up to `max_clip_attempts`
-REPLACE_ACTOR  the actor is dead, stuck or out of reach: kill what is left of it, start another, try the clips again
-STOP_POOL      no other actor would do better: every caller gets the error
-
-Classes decide, never the text of a message. Ray is imported only when an error has to be classified.
+Classes decide, never the text of a message. Ray is imported only when one of its errors has to be classified.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
-from magicvideo_core.errors import (
-    ActorDiedError,
-    ActorError,
-    ClipTimeoutError,
-    InputError,
-    MagicVideoError,
-    PoolExhaustedError,
-)
+from magicvideo_core.errors import ActorDiedError, ActorError, ClipTimeoutError, PoolExhaustedError
 
 
 class Action(Enum):
-    """What a pool does about an error."""
+    """What a pool does about an error; docs/failures.md says what each one comes to."""
 
-    RETRY_CLIP = "retry the clip"
-    REPLACE_ACTOR = "replace the actor"
-    STOP_POOL = "stop the pool"
+    RETRY_CLIP = "retry the clip"  # alone, in the same actor; quarantined after `max_clip_attempts`
+    FAIL_CLIP = "fail the clip"  # at once: only mending the input helps
+    REMAKE_UPSTREAM = "remake upstream"  # handed back to the caller, without a row
+    AWAIT_STORAGE = "await storage"  # the clip goes back unblamed, and the pool waits until storage answers
+    REPLACE_ACTOR = "replace the actor"  # whatever is left of it is killed; the clip counts as tried
+    STOP_POOL = "stop the pool"  # no other actor would do better: every caller gets the error
 
+
+# What the code in an actor raised: the first class in the error's own order of bases that is named here decides.
+# Names, because torch's OutOfMemoryError must not be imported for it.
+APPLICATION_ERRORS: dict[str, Action] = {
+    # Weights or settings that one actor cannot use, no other actor can.
+    "InputError": Action.STOP_POOL,
+    "UpstreamLostError": Action.REMAKE_UPSTREAM,
+    "TransientError": Action.AWAIT_STORAGE,
+    "GivenMediaError": Action.FAIL_CLIP,
+    "ClipError": Action.RETRY_CLIP,
+    # What the failed attempt still holds would take the next clip's memory.
+    "MemoryError": Action.REPLACE_ACTOR,
+    "OutOfMemoryError": Action.REPLACE_ACTOR,
+    "Exception": Action.RETRY_CLIP,
+}
 
 # The first class that matches decides, so subclasses stand before their bases.
 RAY_ERRORS: tuple[tuple[str, Action], ...] = (
@@ -69,10 +74,16 @@ RAY_ERRORS: tuple[tuple[str, Action], ...] = (
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as the pool sees it: what to do, and the project's own error to raise or record."""
+    """An error as the pool sees it: what to do, and the error to raise or record."""
 
     action: Action
-    error: MagicVideoError | Exception
+    error: Exception
+
+
+def application_action(error: Exception) -> Action:
+    """Return what follows from an error that the code in an actor raised."""
+    named = (APPLICATION_ERRORS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in APPLICATION_ERRORS)
+    return next(named)
 
 
 def classify(error: Exception, what: str) -> Failure:
@@ -80,10 +91,7 @@ def classify(error: Exception, what: str) -> Failure:
     action = _ray_action(error)
     if action is Action.RETRY_CLIP:
         cause = _cause(error)
-        # Weights or settings that one actor cannot use, no other actor can: mend the input.
-        if isinstance(cause, InputError):
-            return Failure(Action.STOP_POOL, cause)
-        return Failure(Action.RETRY_CLIP, cause)
+        return Failure(application_action(cause), cause)
     if action is Action.REPLACE_ACTOR:
         return Failure(Action.REPLACE_ACTOR, _actor_error(error, what))
     if action is Action.STOP_POOL:

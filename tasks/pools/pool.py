@@ -1,50 +1,53 @@
 """The pool of one stage: hands batches of clips to its actors, replaces those that die, and bounds every retry.
 
 One thread serves each actor slot, with one batch in flight. Callers (Prefect task threads) block in `run` until each
-of their clips has a terminal row. Two bounds end every retry, the first below the second (`PoolConfig` checks it):
+of their clips has a result. Every wait and every retry has a bound in `PoolConfig`:
 
-max_clip_attempts   tries of one clip that raised, killed its actor or hung: finds poison clips
-max_actor_deaths    different clips, or starts, that one slot died on with no success between: finds bad machines
+max_clip_attempts    tries of one clip that raised, killed its actor or hung: finds poison clips
+max_actor_deaths     different clips, or starts, that one slot died on with no success between: finds bad machines;
+                     above the former (`PoolConfig` checks it)
+clip_timeout_s       one clip in an actor, reading and storing included
+placement_timeout_s  work without a place for any actor
+storage_patience_s   storage that does not answer
 """
 
 import logging
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from magicvideo_core.config import PoolConfig
-from magicvideo_core.errors import PoolExhaustedError
+from magicvideo_core.errors import PoolExhaustedError, StorageLostError
 from magicvideo_core.manifest.schema import ManifestRow, Status
-from tasks.pools.actor import ClipWork, Raised, Reason
-from tasks.pools.failures import Action, classify
+from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
+from tasks.pools.failures import Action, Failure, classify
 from tasks.pools.remote import ActorInfo, PoolActor
+from tasks.pools.storage_gate import StorageGate, backoff_s
+from tasks.pools.work import Call, Pending, WorkQueue
 from tasks.progress import ProgressBoard
 
 logger = logging.getLogger(__name__)
 
 _FIRST_RESTART_DELAY_S = 0.5
+# A clip that outlives this many lost machines begins to be suspected of having a part in it.
+_MAX_NODE_LOSSES = 10
 
 # Makes the terminal row of a clip that the pool gives up, and makes it durable.
-GiveUp = Callable[[ClipWork, Status, Reason], ManifestRow]
+GiveUp = Callable[[ClipWork, Status, Reason, Effort | None], ManifestRow]
 
 
-@dataclass
-class _Call:
-    """One call of `run`: the rows so far, and how many clips are still without one."""
+@dataclass(frozen=True)
+class PoolHooks:
+    """What a pool asks of the run that it works for; called from its threads, without its lock."""
 
-    remaining: int
-    rows: list[ManifestRow] = field(default_factory=list)
-
-
-@dataclass
-class _Pending:
-    """A clip waiting for an actor. After a failure whose culprit is unknown it goes alone."""
-
-    work: ClipWork
-    call: _Call
-    attempts: int = 0
-    alone: bool = False
+    start_actor: Callable[[], PoolActor]
+    give_up: GiveUp
+    # Raises a TransientError or OSError while storage does not work.
+    probe_storage: Callable[[], object]
+    # The moment to call `drain` where no new work may be started.
+    before_batch: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -53,62 +56,96 @@ class _Slot:
 
     number: int
     actor: PoolActor | None = None
+    placed: bool = False
     info: ActorInfo | None = None
     clips_done: int = 0
     starts: int = 0
     strikes: set[str] = field(default_factory=set)
     retired: bool = False
+    busy: bool = False
+    batch_started_s: float | None = None
+
+    def batch_gpu_s(self) -> float:
+        """Return the GPU-seconds that the batch in the actor has taken."""
+        if self.batch_started_s is None or self.info is None:
+            return 0.0
+        return (time.monotonic() - self.batch_started_s) * self.info.gpu_share
+
+    def empty(self) -> None:
+        """Forget the actor."""
+        self.actor, self.info, self.placed = None, None, False
 
 
 class StagePool:
     """The actors of one stage. Starts them at once; `run` may be called from any number of threads."""
 
-    def __init__(
-        self,
-        stage: str,
-        config: PoolConfig,
-        num_actors: int,
-        start_actor: Callable[[], PoolActor],
-        give_up: GiveUp,
-        board: ProgressBoard,
-    ) -> None:
+    def __init__(self, stage: str, config: PoolConfig, num_actors: int, hooks: PoolHooks, board: ProgressBoard) -> None:
         self._stage = stage
         self._config = config
-        self._start_actor = start_actor
-        self._give_up = give_up
+        self._hooks = hooks
         self._board = board
-        self._queue: deque[_Pending] = deque()
-        # Guards everything below and the queue; notified when work arrives, rows arrive or the pool stops.
+        # Guards everything below; notified when work arrives, results arrive, or the pool drains or stops.
         self._changed = threading.Condition()
+        self._queue = WorkQueue()
         self._stop_reason: BaseException | None = None
+        self._drain_reason: BaseException | None = None
+        self._last_success_s = time.monotonic()
+        self._gpu_s = 0.0
+        self._storage = StorageGate(hooks.probe_storage, config.storage_patience_s, self._stopping_within)
         self._slots = [_Slot(number) for number in range(num_actors)]
         self._live_slots = num_actors
         self._threads = [
-            threading.Thread(target=self._serve, args=(slot,), name=f"pool-{stage}-{slot.number}", daemon=True)
+            threading.Thread(target=self._serve, args=(slot,), name=f"{stage}-slot-{slot.number}", daemon=True)
             for slot in self._slots
         ]
         for thread in self._threads:
             thread.start()
 
-    def run(self, works: Sequence[ClipWork]) -> list[ManifestRow]:
-        """Return one terminal row per clip, in any order; blocks until all are there.
+    def run(self, works: Sequence[ClipWork]) -> list[ManifestRow | UpstreamLost]:
+        """Return one result per clip, in any order: a durable row, or that what the clip reads is lost.
 
-        Raises what stopped the pool: PoolExhaustedError, an InputError of the stage, or the reason given to `stop`.
+        Raises what `stop` or `drain` was given where clips are left: PoolExhaustedError when no actor is left to do
+        them, StorageLostError when storage was away for too long. What was in flight is durable by then.
         """
-        call = _Call(remaining=len(works))
+        call = Call(len(works))
         with self._changed:
-            self._queue.extend(_Pending(work, call) for work in works)
+            if self._stop_reason is None and self._drain_reason is None:
+                self._queue.extend(Pending(work, call) for work in works)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: call.remaining == 0 or self._stop_reason is not None)
+            self._changed.wait_for(
+                lambda: (
+                    call.remaining == 0
+                    or self._stop_reason is not None
+                    or (self._drain_reason is not None and call.in_flight == 0)
+                )
+            )
             if call.remaining:
-                assert self._stop_reason is not None
-                raise self._stop_reason
-        return call.rows
+                reason = self._stop_reason or self._drain_reason
+                assert reason is not None
+                raise reason
+        return call.results
 
     def actors(self) -> list[ActorInfo]:
         """Return where the loaded actors run."""
         with self._changed:
             return [slot.info for slot in self._slots if slot.info is not None]
+
+    def gpu_s(self) -> float:
+        """Return the GPU-seconds that clips took so far: failed tries and what is in flight included."""
+        with self._changed:
+            return self._gpu_s + sum(slot.batch_gpu_s() for slot in self._slots)
+
+    def drain(self, reason: BaseException) -> None:
+        """Start no more work: what is in flight is finished, then callers with clips left get `reason`."""
+        with self._changed:
+            self._drain_reason = self._drain_reason or reason
+            self._queue.clear()
+            self._changed.notify_all()
+
+    def wait_until_idle(self) -> None:
+        """Wait until no clip is with an actor; of use after `drain`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not any(slot.busy for slot in self._slots))
 
     def close(self) -> None:
         """End the pool in peace: stages give their devices back, then their processes end."""
@@ -130,14 +167,22 @@ class StagePool:
         for actor in actors if kill else ():
             actor.kill()
 
+    def _stopping_within(self, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._stop_reason is not None, timeout=timeout_s)
+
     # Below: the life of one slot, in its own thread
 
     def _serve(self, slot: _Slot) -> None:
         try:
             while self._ready(slot):
-                if batch := self._take():
+                self._storage.wait()
+                self._hooks.before_batch()
+                if batch := self._take(slot):
                     self._run_batch(slot, batch)
                     self._recycle(slot)
+        except StorageLostError as error:
+            self.stop(error)
         # A boundary: a bug here must reach the callers instead of leaving them waiting.
         except BaseException as error:
             logger.exception("the %s pool stopped", self._stage)
@@ -151,125 +196,223 @@ class StagePool:
         while True:
             with self._changed:
                 # The first actor loads at once, a later one only when there is something to do.
-                self._changed.wait_for(
-                    lambda: self._queue or self._stop_reason is not None or slot.retired or slot.starts == 0
-                )
+                while not (self._stop_reason is not None or slot.retired or slot.starts == 0):
+                    delay_s = self._queue.delay_s(time.monotonic())
+                    if delay_s == 0:
+                        break
+                    self._changed.wait(delay_s)
                 if self._stop_reason is not None or slot.retired:
                     return False
-            if slot.actor is not None:
+            if slot.actor is not None and self._answers(slot, slot.actor):
                 return True
-            if not self._start(slot) and len(slot.strikes) >= self._config.max_actor_deaths:
-                self._retire(slot, f"its actors failed to start {slot.starts} times")
+            if slot.actor is None and not slot.retired:
+                self._start(slot)
 
-    def _start(self, slot: _Slot) -> bool:
+    def _answers(self, slot: _Slot, actor: PoolActor) -> bool:
+        """Tell whether an idle actor still lives; one that does not is buried without blame on any clip."""
+        try:
+            actor.ping()
+        except Exception as error:
+            failure = classify(error, f"{self._stage} actor {slot.number}, idle")
+            self._bury(slot, str(failure.error), None if actor.lost_its_node() else f"idle after start {slot.starts}")
+            return False
+        return True
+
+    def _start(self, slot: _Slot) -> None:
         slot.starts += 1
         what = f"{self._stage} actor {slot.number}, start {slot.starts}"
-        actor = self._start_actor()
+        actor = self._hooks.start_actor()
         with self._changed:
             slot.actor = actor
             if self._stop_reason is not None:
-                return False
+                return
         try:
+            if not actor.place():
+                self._go_without_place(slot, actor)
+                return
+            slot.placed = True
             info = actor.load()
         except Exception as error:
+            if self._stopping_within(0):
+                return
             failure = classify(error, what)
-            actor.kill()
-            with self._changed:
-                slot.actor = None
-                slot.strikes.add(what)
-                stopping = self._stop_reason is not None
-            if failure.action is Action.STOP_POOL and not stopping:
+            self._bury(slot, str(failure.error), what)
+            if failure.action is Action.STOP_POOL:
                 self.stop(failure.error)
-            elif not stopping:
-                logger.warning("%s failed: %s: %s", what, type(failure.error).__name__, failure.error)
-                with self._changed:
-                    delay_s = _FIRST_RESTART_DELAY_S * 2 ** (slot.starts - 1)
-                    self._changed.wait_for(lambda: self._stop_reason is not None, timeout=min(delay_s, 10.0))
-            return False
+            elif not slot.retired:
+                self._stopping_within(min(_FIRST_RESTART_DELAY_S * 2 ** (slot.starts - 1), 10.0))
+            return
         with self._changed:
             slot.info, slot.clips_done = info, 0
-        return True
 
-    def _take(self) -> list[_Pending]:
+    def _go_without_place(self, slot: _Slot, actor: PoolActor) -> None:
+        """Give up waiting for room; the pool lives as long as another of its actors has some."""
+        actor.kill()
+        with self._changed:
+            slot.empty()
+            stuck = bool(self._queue) and not any(other.placed for other in self._slots)
+        if stuck:
+            self.stop(
+                PoolExhaustedError(
+                    f"The {self._stage} pool has work, and in {self._config.placement_timeout_s:g} s "
+                    f"(pool.placement_timeout_s) Ray found no room for an actor that takes {self._demand()}."
+                )
+            )
+
+    def _demand(self) -> str:
+        taken = {"CPU": self._config.num_cpus, "GPU": self._config.num_gpus, **self._config.resources}
+        return ", ".join(f"{amount:g} {name}" for name, amount in taken.items() if amount)
+
+    def _take(self, slot: _Slot) -> list[Pending]:
         """Take the next batch off the queue; empty when other slots were faster."""
         with self._changed:
-            batch: list[_Pending] = []
-            while self._queue and len(batch) < self._config.batch_size:
-                if self._queue[0].alone and batch:
-                    break
-                batch.append(self._queue.popleft())
-                if batch[-1].alone:
-                    break
+            now_s = time.monotonic()
+            batch = self._queue.take(self._config.batch_size, now_s)
+            for pending in batch:
+                pending.call.in_flight += 1
+            slot.busy = bool(batch)
         self._board.start(self._stage, len(batch))
         return batch
 
-    def _run_batch(self, slot: _Slot, batch: list[_Pending]) -> None:
-        assert slot.actor is not None
-        by_id = {pending.work.clip.clip_id: pending for pending in batch}
-        what = f"{self._stage} actor {slot.number}, clip {', '.join(by_id)}"
+    def _run_batch(self, slot: _Slot, batch: list[Pending]) -> None:
+        actor, info = slot.actor, slot.info
+        assert actor is not None and info is not None
+        started_at, started_s, results, failure = datetime.now(UTC), time.monotonic(), None, None
+        slot.batch_started_s = started_s
         try:
-            results = slot.actor.run([p.work for p in batch], timeout_s=self._config.clip_timeout_s * len(batch))
+            results = actor.run([p.work for p in batch], timeout_s=self._config.clip_timeout_s * len(batch))
         except Exception as error:
+            clips = ", ".join(pending.work.clip.clip_id for pending in batch)
+            failure = classify(error, f"{self._stage} actor {slot.number}, clip {clips}")
+        share_s = (time.monotonic() - started_s) / len(batch)
+        effort = Effort(started_at, share_s, share_s * info.gpu_share, info.device, info.actor_id)
+        with self._changed:
+            self._gpu_s += slot.batch_gpu_s()
+            slot.batch_started_s = None
+            stopped = self._stop_reason is not None
+        try:
+            if results is not None:
+                self._settle(slot, actor, batch, results, effort)
+            elif failure is not None and not stopped:
+                self._settle_failure(slot, actor, batch, failure, effort)
+        finally:
             with self._changed:
-                if self._stop_reason is not None:
-                    return
-            failure = classify(error, what)
-            if failure.action is Action.STOP_POOL:
-                self.stop(failure.error)
-                return
-            if failure.action is Action.REPLACE_ACTOR:
-                self._bury(slot, batch, failure.error)
-            status: Status = "quarantined" if failure.action is Action.REPLACE_ACTOR else "failed"
-            for pending in reversed(batch):
-                self._try_again(pending, status, Reason.of(failure.error))
-            return
-        slot.strikes.clear()
+                slot.busy = False
+                self._changed.notify_all()
+
+    def _settle(
+        self, slot: _Slot, actor: PoolActor, batch: list[Pending], results: list[ManifestRow | Raised], effort: Effort
+    ) -> None:
+        """Take in what an actor returned."""
+        by_id = {pending.work.clip.clip_id: pending for pending in batch}
         slot.clips_done += len(batch)
+        worn_out = next((r for r in results if isinstance(r, Raised) and r.action is Action.REPLACE_ACTOR), None)
+        if worn_out is None:
+            slot.strikes.clear()
+        else:
+            actor.close()
+            self._bury(slot, f"{worn_out.reason.error_type}: {worn_out.reason.error_message}", worn_out.clip_id)
         for result in results:
             pending = by_id.pop(result.clip_id)
             if isinstance(result, Raised):
-                self._try_again(pending, "failed", result.reason)
+                self._settle_raised(pending, result, in_company=len(batch) > 1)
             else:
+                with self._changed:
+                    self._last_success_s = time.monotonic()
                 self._finish(pending, result)
-        for pending in by_id.values():
-            self._try_again(pending, "failed", Reason("RuntimeError", "the actor gave no result for the clip"))
+        forgotten = Reason("RuntimeError", "the actor gave no result for the clip")
+        for clip_id, pending in by_id.items():
+            raised = Raised(clip_id, Action.RETRY_CLIP, forgotten, effort)
+            self._settle_raised(pending, raised, in_company=len(batch) > 1)
 
-    def _bury(self, slot: _Slot, batch: list[_Pending], error: Exception) -> None:
-        logger.warning("%s: %s", type(error).__name__, error)
-        assert slot.actor is not None
-        slot.actor.kill()
-        with self._changed:
-            slot.actor, slot.info = None, None
-            # One poison clip strikes once however often it kills: only different clips speak against the machine.
-            slot.strikes.add(batch[0].work.clip.clip_id)
-            bad = len(slot.strikes) >= self._config.max_actor_deaths
-        if bad:
+    def _settle_failure(
+        self, slot: _Slot, actor: PoolActor, batch: list[Pending], failure: Failure, effort: Effort
+    ) -> None:
+        """Do what follows where an actor returned nothing."""
+        if failure.action is Action.STOP_POOL:
+            self.stop(failure.error)
+            return
+        node_lost = failure.action is Action.REPLACE_ACTOR and actor.lost_its_node()
+        if failure.action is Action.REPLACE_ACTOR:
             # Before the clips go back, so that a pool without a live slot stops instead of taking them.
-            self._retire(slot, f"its actors died on {len(slot.strikes)} different clips in a row")
+            # One poison clip strikes once however often it kills: only different clips speak against the machine.
+            self._bury(slot, str(failure.error), None if node_lost else batch[0].work.clip.clip_id)
+        for pending in reversed(batch):
+            if node_lost and pending.node_losses < _MAX_NODE_LOSSES:
+                pending.node_losses += 1
+                self._put_back(pending, first=True)
+            else:
+                raised = Raised(pending.work.clip.clip_id, failure.action, Reason.of(failure.error), effort)
+                self._settle_raised(pending, raised, in_company=len(batch) > 1)
 
-    def _try_again(self, pending: _Pending, status: Status, reason: Reason) -> None:
+    def _settle_raised(self, pending: Pending, raised: Raised, *, in_company: bool) -> None:
+        match raised.action:
+            case Action.FAIL_CLIP:
+                self._give_up(pending, "failed", raised.reason, raised.effort)
+            case Action.REMAKE_UPSTREAM:
+                assert raised.lost_stage is not None
+                self._finish(pending, UpstreamLost(raised.clip_id, raised.lost_stage, raised.reason))
+            case Action.AWAIT_STORAGE:
+                self._await_storage(pending, raised)
+            case _:
+                self._try_again(pending, raised, in_company=in_company)
+
+    def _try_again(self, pending: Pending, raised: Raised, *, in_company: bool) -> None:
         """Put a clip back into the queue, or give it up after its last attempt.
 
-        One that killed its actor goes first: it is quarantined before the pool meets enough other poison clips to take
-        the machine for bad, so every run of the same clips gets further than the last.
+        Nobody in a larger batch is blamed: each goes alone from then on. A clip that took its actor with it goes
+        first: it is quarantined before the pool meets enough other poison clips to take the machine for bad, so every
+        run of the same clips gets further than the last.
         """
-        pending.attempts += 1
+        pending.attempts += 0 if in_company else 1
         if pending.attempts < self._config.max_clip_attempts:
             pending.alone = True
-            self._board.put_back(self._stage, 1)
-            with self._changed:
-                if self._stop_reason is None:
-                    (self._queue.appendleft if status == "quarantined" else self._queue.append)(pending)
-                    self._changed.notify_all()
+            self._put_back(pending, first=raised.action is Action.REPLACE_ACTOR)
             return
-        message = f"given up after {pending.attempts} attempts: {reason.error_message}"
-        self._finish(pending, self._give_up(pending.work, status, replace(reason, error_message=message)))
+        message = f"given up after {pending.attempts} attempts: {raised.reason.error_message}"
+        self._give_up(pending, "quarantined", replace(raised.reason, error_message=message), raised.effort)
 
-    def _finish(self, pending: _Pending, row: ManifestRow) -> None:
-        self._board.finish(row, was_running=True)
+    def _await_storage(self, pending: Pending, raised: Raised) -> None:
+        """Put a clip back unblamed, for when storage answers; where it does for all others, the clip fails."""
+        now_s = time.monotonic()
+        pending.storage_failures += 1
+        since_s = pending.storage_failing_since_s = pending.storage_failing_since_s or now_s
+        if now_s - since_s <= self._config.storage_patience_s:
+            self._storage.shut()
+            pending.not_before_s = now_s + backoff_s(pending.storage_failures)
+            self._put_back(pending, first=False)
+        elif self._last_success_s > since_s:
+            self._give_up(pending, "failed", raised.reason, raised.effort)
+        else:
+            self.stop(
+                StorageLostError(
+                    f"Storage has failed clip {raised.clip_id} for {now_s - since_s:.0f} s "
+                    f"(pool.storage_patience_s): {raised.reason.error_message}"
+                )
+            )
+
+    def _put_back(self, pending: Pending, *, first: bool) -> None:
+        self._board.put_back(self._stage, 1)
         with self._changed:
-            pending.call.rows.append(row)
+            pending.call.in_flight -= 1
+            if self._stop_reason is None and self._drain_reason is None:
+                self._queue.put_back(pending, first=first)
+            self._changed.notify_all()
+
+    def _give_up(self, pending: Pending, status: Status, reason: Reason, effort: Effort) -> None:
+        row = self._storage.persist(lambda: self._hooks.give_up(pending.work, status, reason, effort))
+        if row is not None:
+            self._finish(pending, row)
+
+    def _finish(self, pending: Pending, result: ManifestRow | UpstreamLost) -> None:
+        if isinstance(result, ManifestRow):
+            self._board.finish(result, was_running=True)
+        else:
+            self._board.put_back(self._stage, 1)
+        with self._changed:
+            pending.call.results.append(result)
             pending.call.remaining -= 1
+            pending.call.in_flight -= 1
             self._changed.notify_all()
 
     def _recycle(self, slot: _Slot) -> None:
@@ -278,13 +421,23 @@ class StagePool:
         if limit and slot.actor is not None and slot.clips_done >= limit:
             slot.actor.close()
             with self._changed:
-                slot.actor, slot.info = None, None
+                slot.empty()
 
-    def _retire(self, slot: _Slot, reason: str) -> None:
-        logger.error("%s actor %d is retired: %s", self._stage, slot.number, reason)
+    def _bury(self, slot: _Slot, error: str, strike: str | None) -> None:
+        """End what is left of a broken actor; `strike` is what speaks against its slot, None where nothing does."""
+        logger.warning("%s actor %d: %s", self._stage, slot.number, error)
+        assert slot.actor is not None
+        slot.actor.kill()
         with self._changed:
+            slot.empty()
+            if strike is not None:
+                slot.strikes.add(strike)
+            if slot.retired or len(slot.strikes) < self._config.max_actor_deaths:
+                return
             slot.retired = True
             self._live_slots -= 1
             exhausted = self._live_slots == 0
+        reason = f"{len(slot.strikes)} different clips or starts in a row ended an actor, the last with {error}"
+        logger.error("%s actor %d is retired: %s", self._stage, slot.number, reason)
         if exhausted:
             self.stop(PoolExhaustedError(f"The {self._stage} pool has no live actor left: {reason}."))

@@ -1,6 +1,7 @@
 """One stage actor as a pool sees it: a Ray actor behind plain blocking calls with time limits."""
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,28 +11,38 @@ from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob
 from tasks.pools.sizing import actor_options
 
-# Long enough to download weights from a hub and to wait for a node to join, and not for ever.
-START_TIMEOUT_S = 1800.0
-CLOSE_TIMEOUT_S = 10.0
+_PING_TIMEOUT_S = 30.0
+_CLOSE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class ActorInfo:
-    """Where an actor runs."""
+    """Where an actor runs, on what device, and how much of a GPU it holds (0..1, or whole GPUs)."""
 
     actor_id: str
     node_id: str
     pid: int
+    device: str = "cpu"
+    gpu_share: float = 0.0
 
 
 class PoolActor(Protocol):
     """What a pool asks of an actor. Every call may raise one of Ray's errors (`failures.py`)."""
 
+    def place(self) -> bool:
+        """Wait until the process runs somewhere; False where Ray found no room within `placement_timeout_s`."""
+
     def load(self) -> ActorInfo:
-        """Wait until the process runs and its stage is loaded."""
+        """Load the stage in the placed process."""
+
+    def ping(self) -> None:
+        """Return where the idle actor answers, so that a death between batches is blamed on none."""
 
     def run(self, works: Sequence[ClipWork], timeout_s: float) -> list[ManifestRow | Raised]:
         """Take a batch through the stage."""
+
+    def lost_its_node(self) -> bool:
+        """Tell whether the machine of a dead actor is gone too. Never raises."""
 
     def close(self) -> None:
         """Let the stage give its device back, then end the process. Never raises."""
@@ -47,20 +58,36 @@ class RayStageActor:
         import ray
 
         self._ray: Any = ray
+        self._pool = pool
+        self._node_id: str | None = None
         self._handle = ray.remote(StageProcess).options(**actor_options(pool)).remote(job)
 
+    def place(self) -> bool:
+        placed, _ = self._ray.wait([self._handle.ping.remote()], timeout=self._pool.placement_timeout_s)
+        return bool(placed)
+
     def load(self) -> ActorInfo:
-        info: ActorInfo = self._ray.get(self._handle.load.remote(), timeout=START_TIMEOUT_S)
+        info: ActorInfo = self._ray.get(self._handle.load.remote(), timeout=self._pool.load_timeout_s)
+        self._node_id = info.node_id
         return info
+
+    def ping(self) -> None:
+        self._ray.get(self._handle.ping.remote(), timeout=_PING_TIMEOUT_S)
 
     def run(self, works: Sequence[ClipWork], timeout_s: float) -> list[ManifestRow | Raised]:
         results: list[ManifestRow | Raised] = self._ray.get(self._handle.run.remote(list(works)), timeout=timeout_s)
         return results
 
+    def lost_its_node(self) -> bool:
+        with contextlib.suppress(Exception):
+            alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+            return self._node_id is not None and self._node_id not in alive
+        return False
+
     def close(self) -> None:
         # Killed processes leave contexts behind on a GPU, so the stage is asked first.
         with contextlib.suppress(Exception):
-            self._ray.get(self._handle.close.remote(), timeout=CLOSE_TIMEOUT_S)
+            self._ray.get(self._handle.close.remote(), timeout=_CLOSE_TIMEOUT_S)
         self.kill()
 
     def kill(self) -> None:
@@ -72,17 +99,18 @@ class StageProcess:
     """A `StageActor` in its own process, named so that process lists and Ray's pages say what it is."""
 
     def __init__(self, job: StageJob) -> None:
-        import os
-
         import ray
 
         context = ray.get_runtime_context()
-        self._info = ActorInfo(context.get_actor_id(), context.get_node_id(), os.getpid())
-        self._actor = StageActor(job, self._info.actor_id)
+        self._actor_id, self._node_id = context.get_actor_id(), context.get_node_id()
+        self._actor = StageActor(job, self._actor_id)
+
+    def ping(self) -> None:
+        pass
 
     def load(self) -> ActorInfo:
         self._actor.load()
-        return self._info
+        return ActorInfo(self._actor_id, self._node_id, os.getpid(), self._actor.device, self._actor.gpu_share)
 
     def run(self, works: list[ClipWork]) -> list[ManifestRow | Raised]:
         return self._actor.run(works)

@@ -182,7 +182,7 @@ def test_generate_status_and_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fake_overrides: tuple[str, ...]
 ) -> None:
     (tmp_path / "p.txt").write_text("one\ntwo bad\n")
-    faults = ["--set", "t2i.fake.fault=black", "--set", "t2i.fake.fault_word=bad", "--set", "t2i.gate.not_black=true"]
+    faults = ["--set", "t2i.fake.faults.bad=black", "--set", "t2i.gate.not_black=true"]
     words = ["generate", str(tmp_path / "p.txt"), "--output", str(tmp_path / "runs"), "--run-id", "r", "--json"]
     assert run_command([*words, *sets(fake_overrides), *faults]) == 1
     printed = capsys.readouterr()
@@ -191,7 +191,7 @@ def test_generate_status_and_report(
     assert "succeeded" in printed.err and "Traceback" not in printed.err
     assert run_command(["status", summary["run_uri"], "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert status["finished"] and status["stages"]["t2i"]["failed"] == 1
+    assert status["finished"] and status["stages"]["t2i"]["quarantined"] == 1
     assert run_command(["status", summary["run_uri"]]) == 0
     assert "finished" in capsys.readouterr().out
     assert run_command(["evaluate", summary["run_uri"], "--json"]) == 0

@@ -58,7 +58,7 @@ def undisturbed(prompts: str, fake_overrides: tuple[str, ...], tmp_path_factory:
 
 
 def faulty(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    return (*overrides, "i2v.fake.fault=clip_error", "i2v.fake.fault_word=bad")
+    return (*overrides, "i2v.fake.faults.bad=clip_error")
 
 
 def outcome(storage: Storage) -> dict[tuple[str, str], tuple[str, str | None]]:
@@ -72,7 +72,7 @@ def test_every_clip_has_one_row_per_stage_and_a_reason_where_it_failed(undisturb
     rows = {(row.stage, row.prompt): row for row in read_manifests(undisturbed)}
     assert len(rows) == len(STAGES) * len(PROMPTS)
     bad = {stage: rows[stage, "four bad"] for stage in STAGES}
-    assert [bad[stage].status for stage in STAGES] == ["succeeded", "failed", "skipped", "skipped"]
+    assert [bad[stage].status for stage in STAGES] == ["succeeded", "quarantined", "skipped", "skipped"]
     assert [bad[stage].error_type for stage in STAGES] == [None, "GateError", "UpstreamFailed", "UpstreamFailed"]
     good = [row for row in rows.values() if row.prompt != "four bad"]
     assert {row.status for row in good} == {"succeeded"}

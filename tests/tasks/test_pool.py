@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import PoolExhaustedError, WeightsError
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.prompts import Clip
-from tasks.pools.actor import ClipWork, Raised, Reason
-from tasks.pools.pool import StagePool
+from tasks.pools.actor import ClipWork, Effort, Raised, Reason
+from tasks.pools.failures import Action
+from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import ActorInfo
 from tasks.progress import ProgressBoard
 
+EFFORT = Effort(datetime.now(UTC), 1.0, 0.5, "cuda", "actor")
 Behaviour = Callable[["ScriptedActor", ClipWork], ManifestRow | Raised]
 DIED = ray.exceptions.ActorDiedError
 HUNG = ray.exceptions.GetTimeoutError
@@ -39,6 +42,15 @@ class ScriptedActor:
     def __init__(self, number: int, log: list[tuple[int, tuple[str, ...]]], behave: Behaviour, load: Any) -> None:
         self.number, self.log, self.behave, self._load = number, log, behave, load
         self.killed = threading.Event()
+
+    def place(self) -> bool:
+        return True
+
+    def ping(self) -> None:
+        pass
+
+    def lost_its_node(self) -> bool:
+        return False
 
     def load(self) -> ActorInfo:
         if isinstance(self._load, Exception):
@@ -68,13 +80,14 @@ class Harness:
             self.actors.append(ScriptedActor(len(self.actors), self.log, behave, load))
             return self.actors[-1]
 
-        def give_up(work: ClipWork, status: Status, reason: Reason) -> ManifestRow:
+        def give_up(work: ClipWork, status: Status, reason: Reason, effort: Effort | None) -> ManifestRow:
             return row(work.clip.clip_id, status, error_type=reason.error_type, error_message=reason.error_message)
 
-        self.pool = StagePool("t2i", PoolConfig(**config), num_actors, start, give_up, self.board)
+        hooks = PoolHooks(start, give_up, lambda: None)
+        self.pool = StagePool("t2i", PoolConfig(**config), num_actors, hooks, self.board)
 
     def run(self, *names: str) -> dict[str, ManifestRow]:
-        rows = self.pool.run([work(name) for name in names])
+        rows = [result for result in self.pool.run([work(name) for name in names]) if isinstance(result, ManifestRow)]
         assert sorted(each.clip_id for each in rows) == sorted(names), "exactly one row per clip"
         return {each.clip_id: each for each in rows}
 
@@ -90,7 +103,7 @@ def failing(error: type[Exception] | None, *names: str) -> Behaviour:
         if work.clip.clip_id not in names:
             return row(work.clip.clip_id)
         if error is None:
-            return Raised(work.clip.clip_id, Reason("ValueError", "as the test asked"))
+            return Raised(work.clip.clip_id, Action.RETRY_CLIP, Reason("ValueError", "as the test asked"), EFFORT)
         raise error()
 
     return behave
@@ -113,16 +126,16 @@ def test_every_clip_gets_one_row_from_several_callers_at_once() -> None:
     assert all(len(batch) <= 2 for _, batch in harness.log)
 
 
-def test_a_raising_clip_fails_after_its_attempts_and_keeps_the_actor() -> None:
+def test_a_raising_clip_is_quarantined_after_its_attempts_and_keeps_the_actor() -> None:
     harness = Harness(failing(None, "bad"), max_clip_attempts=3)
     rows = harness.run("a", "bad", "b")
     harness.pool.close()
-    assert (rows["bad"].status, rows["bad"].error_type) == ("failed", "ValueError")
+    assert (rows["bad"].status, rows["bad"].error_type) == ("quarantined", "ValueError")
     assert "3 attempts" in str(rows["bad"].error_message)
     assert [batch for _, batch in harness.log].count(("bad",)) == 3
     assert len(harness.actors) == 1
     counts = harness.board.snapshot()["t2i"]
-    assert (counts.running, counts.succeeded, counts.failed) == (0, 2, 1)
+    assert (counts.running, counts.succeeded, counts.quarantined) == (0, 2, 1)
 
 
 @pytest.mark.parametrize(("error", "error_type"), [(DIED, "ActorDiedError"), (HUNG, "ClipTimeoutError")])
@@ -192,7 +205,7 @@ def test_work_without_a_live_actor_raises() -> None:
 def test_actors_that_cannot_start_exhaust_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.pools.pool._FIRST_RESTART_DELAY_S", 0.0)
     harness = Harness(succeed, load=DIED(), max_clip_attempts=1, max_actor_deaths=2)
-    with pytest.raises(PoolExhaustedError, match="failed to start 2 times"):
+    with pytest.raises(PoolExhaustedError, match="2 different clips or starts"):
         harness.run("a")
     harness.pool.close()
     assert len(harness.actors) == 2
@@ -215,10 +228,9 @@ def test_a_missing_result_is_tried_again() -> None:
     harness = Harness(succeed)
     harness.pool.close()
     log: list[tuple[int, tuple[str, ...]]] = []
-    pool = StagePool(
-        "t2i", PoolConfig(), 1, lambda: Forgetful(0, log, succeed, None), lambda *a: row("x"), ProgressBoard(["t2i"], 1)
-    )
-    assert [each.status for each in pool.run([work("a")])] == ["succeeded"]
+    hooks = PoolHooks(lambda: Forgetful(0, log, succeed, None), lambda *a: row("x"), lambda: None)
+    pool = StagePool("t2i", PoolConfig(), 1, hooks, ProgressBoard(["t2i"], 1))
+    assert pool.run([work("a")]) == [row("a")]
     pool.close()
     assert len(log) == 2
 

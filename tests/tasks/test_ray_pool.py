@@ -13,8 +13,8 @@ from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.media import decode_image
 from magicvideo_core.prompts import Clip, clip_of_prompt
 from magicvideo_core.storage import Storage, read_uri
-from tasks.pools.actor import ClipWork, Reason, StageActor, StageJob, unfinished_row
-from tasks.pools.pool import StagePool
+from tasks.pools.actor import ClipWork, Effort, Reason, StageActor, StageJob, unfinished_row
+from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
 from tasks.progress import ProgressBoard
 
@@ -28,19 +28,21 @@ def job(folder: Path, config: RunConfig) -> StageJob:
 def make_pool(job: StageJob, board: ProgressBoard, num_actors: int = 1) -> StagePool:
     config = job.config.t2i.pool
 
-    def give_up(work: ClipWork, status: Status, reason: Reason) -> ManifestRow:
-        row = unfinished_row(job, work, status, reason)
+    def give_up(work: ClipWork, status: Status, reason: Reason, effort: Effort | None) -> ManifestRow:
+        row = unfinished_row(job, work, status, reason, effort)
         write_record(job.storage, row)
         return row
 
-    return StagePool("t2i", config, num_actors, partial(RayStageActor, job, config), give_up, board)
+    hooks = PoolHooks(partial(RayStageActor, job, config), give_up, lambda: None)
+    return StagePool("t2i", config, num_actors, hooks, board)
 
 
 def run_pool(pool: StagePool, clips: list[Clip]) -> dict[str, ManifestRow]:
     try:
-        rows = pool.run([ClipWork(clip, 0, 1) for clip in clips])
+        results = pool.run([ClipWork(clip, 0, 1) for clip in clips])
     finally:
         pool.close()
+    rows = [result for result in results if isinstance(result, ManifestRow)]
     assert sorted(row.clip_id for row in rows) == sorted(clip.clip_id for clip in clips)
     return {row.prompt: row for row in rows}
 
@@ -51,8 +53,8 @@ def run_pool(pool: StagePool, clips: list[Clip]) -> dict[str, ManifestRow]:
         ("kill", 2, "quarantined", "ActorDiedError"),
         ("exit", 1, "quarantined", "ActorDiedError"),
         ("hang", 1, "quarantined", "ClipTimeoutError"),
-        ("raise", 2, "failed", "RuntimeError"),
-        ("clip_error", 2, "failed", "GateError"),
+        ("raise", 2, "quarantined", "RuntimeError"),
+        ("clip_error", 2, "quarantined", "GateError"),
     ],
 )
 def test_a_fault_takes_one_clip_and_no_other(
@@ -65,7 +67,7 @@ def test_a_fault_takes_one_clip_and_no_other(
     error_type: str,
 ) -> None:
     limits = (f"t2i.pool.max_clip_attempts={attempts}", "t2i.pool.max_actor_deaths=3", "t2i.pool.clip_timeout_s=5")
-    config = load_config(overrides=[*fake_overrides, f"t2i.fake.fault={fault}", "t2i.fake.fault_word=bad", *limits])
+    config = load_config(overrides=[*fake_overrides, f"t2i.fake.faults.bad={fault}", *limits])
     # With one attempt the bad clip comes last: starting another actor takes seconds and shows nothing new.
     clips = CLIPS if attempts > 1 else [CLIPS[0], CLIPS[2], CLIPS[1]]
     rows = run_pool(make_pool(job(tmp_path, config), ProgressBoard(["t2i"], 3)), clips)

@@ -38,7 +38,7 @@ def test_frames_depend_on_the_seed_and_not_on_batch_mates() -> None:
 
 
 def test_faults_strike_the_clips_they_are_for() -> None:
-    stage = create_stage("t2i", _config("t2i.fake.fault=clip_error", "t2i.fake.fault_word=cat"))
+    stage = create_stage("t2i", _config("t2i.fake.faults.cat=clip_error"))
     stage.load("cpu")
     items = [StageItem(clip_of_prompt(prompt, 1)) for prompt in ("a dog", "a cat")]
     outcomes = stage.process(items)
@@ -46,9 +46,9 @@ def test_faults_strike_the_clips_they_are_for() -> None:
     assert outcomes[0].error is None
     assert isinstance(outcomes[1].error, GateError)
     with pytest.raises(RuntimeError, match="fault asked for"):
-        create_stage("t2i", _config("t2i.fake.fault=raise")).process(items)
+        create_stage("t2i", _config("t2i.fake.faults.cat=raise")).process(items)
     with pytest.raises(GateError, match="not_black"):
-        sample_clip("a cat", _config("t2i.fake.fault=black", "t2i.gate.not_black=true"), 1)
+        sample_clip("a cat", _config("t2i.fake.faults.cat=black", "t2i.gate.not_black=true"), 1)
 
 
 def test_a_prompt_alone_starts_at_the_first_stage() -> None:
