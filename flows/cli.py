@@ -18,7 +18,7 @@ import click
 from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, WRONG_INPUT, Command, drive
 from flows.finished_runs import retry
 from flows.one_video import encoder_for, split_uri
-from flows.options import config_options, generate_command, json_option, make_request, run_options
+from flows.options import config_options, generate_command, json_option, make_request, run_options, stop_options
 from flows.terminal import (
     error_console,
     log_to_stderr,
@@ -46,6 +46,7 @@ def cli() -> None:
 @click.argument("prompts")
 @click.option("--output", required=True, metavar="URI", help="Where runs lie: a folder or any fsspec URL.")
 @run_options
+@stop_options
 @json_option
 def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     """Turn PROMPTS (.txt, .csv, .jsonl, .parquet; path, URL, glob or -) into videos.
@@ -53,6 +54,7 @@ def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     The same command with the same --run-id continues an interrupted run.
     """
     request = make_request(prompts, output, options)
+    request.stop_conditions()
     run = resolve_run(request)
     _warn_of_unknown_words([clip for shard in run.shards for clip in shard], run.config)
     request = replace(request, run_id=run.run_id)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flows.terminal import LiveProgress, print_error, print_traceback
-from magicvideo_core.errors import InputError, MagicVideoError
+from magicvideo_core.errors import InputError, MagicVideoError, RunStoppedError
 from tasks.progress import ProgressBoard
 
 DONE, SOME_CLIPS_DID_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 3
@@ -37,6 +37,11 @@ def drive(
     except (KeyboardInterrupt, Exception) as error:
         if not isinstance(error, KeyboardInterrupt | MagicVideoError):
             print_traceback()
-        what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-        print_error(f"{what}; continue with: {shlex.join(go_on)}")
+        print_error(f"{_why_stopped(error)}; continue with: {shlex.join(go_on)}")
         return None
+
+
+def _why_stopped(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted"
+    return str(error).rstrip(".") if isinstance(error, RunStoppedError) else f"{type(error).__name__}: {error}"

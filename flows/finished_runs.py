@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import click
 
 from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, Command, drive
-from flows.options import json_option
+from flows.options import json_option, stop_options, stop_words
 from flows.terminal import error_console, print_json
 from tasks.selection import RetryRequest, resolve_retry
 
@@ -18,15 +19,15 @@ from tasks.selection import RetryRequest, resolve_retry
 @click.option("--shard", type=int, metavar="N", help="Only clips of this shard.")
 @click.option("--clip", "clips", multiple=True, metavar="ID", help="Only this clip, by its id or the prompt file's.")
 @click.option("--quarantined", is_flag=True, help="Quarantined clips too.")
+@stop_options
 @json_option
-def retry(
-    run_uri: str, stage: str | None, shard: int | None, clips: Sequence[str], quarantined: bool, as_json: bool
-) -> int:
+def retry(run_uri: str, as_json: bool, clips: Sequence[str], **options: Any) -> int:
     """Run again what failed in a run, from the stage where it broke; succeeded clips are left alone.
 
     The run's own plan and configuration are used: no prompts are read. What has not been tried yet is left to generate.
     """
-    request = RetryRequest(run_uri, stage, shard, tuple(clips), quarantined)
+    request = RetryRequest(run_uri, clips=tuple(clips), **options)
+    request.stop_conditions()
     run = resolve_retry(request)
     assert run.selection is not None
     if not run.selection.clip_ids:
@@ -53,7 +54,8 @@ def retry_command(request: RetryRequest) -> list[str]:
     words += [] if request.shard is None else ["--shard", str(request.shard)]
     for clip in request.clips:
         words += ["--clip", clip]
-    return words + (["--quarantined"] if request.quarantined else [])
+    words += ["--quarantined"] if request.quarantined else []
+    return words + stop_words(request.max_gpu_hours, request.deadline)
 
 
 def _nothing_to_retry(run_uri: str, request: RetryRequest, as_json: bool) -> int:

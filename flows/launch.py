@@ -17,6 +17,7 @@ from tasks.environment import set_environment
 from tasks.progress import ProgressBoard
 from tasks.resolve import ResolvedRun, RunRequest
 from tasks.selection import RetryRequest
+from tasks.stop_conditions import StopConditions
 
 if TYPE_CHECKING:
     from tasks.prefect_server import EphemeralServer
@@ -38,7 +39,7 @@ def run_generate(run: ResolvedRun, request: RunRequest, show_progress: ShowProgr
 
         return generate(**asdict(request))
 
-    return run_flow(run, call, show_progress)
+    return run_flow(run, request.stop_conditions(), call, show_progress)
 
 
 def run_retry(run: ResolvedRun, request: RetryRequest, show_progress: ShowProgress) -> dict[str, Any]:
@@ -49,10 +50,12 @@ def run_retry(run: ResolvedRun, request: RetryRequest, show_progress: ShowProgre
 
         return retry(*astuple(request))
 
-    return run_flow(run, call, show_progress)
+    return run_flow(run, request.stop_conditions(), call, show_progress)
 
 
-def run_flow(run: ResolvedRun, call: Callable[[], dict[str, Any]], show_progress: ShowProgress) -> dict[str, Any]:
+def run_flow(
+    run: ResolvedRun, stop_conditions: StopConditions, call: Callable[[], dict[str, Any]], show_progress: ShowProgress
+) -> dict[str, Any]:
     """Call a flow beside the engine that it works on; returns its summary.
 
     `show_progress` is called several times a second in this thread, which must be the main one. SIGINT and SIGTERM
@@ -65,7 +68,7 @@ def run_flow(run: ResolvedRun, call: Callable[[], dict[str, Any]], show_progress
     from tasks.runtime import close_engine, start_engine
 
     before = signal.signal(signal.SIGTERM, _interrupt)
-    engine = start_engine(run)
+    engine = start_engine(run, stop_conditions)
     flow: Future[dict[str, Any]] = Future()
     try:
         with ExitStack() as stack:

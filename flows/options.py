@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from tasks.resolve import RunRequest
+from tasks.stop_conditions import parse_duration
 
 Command = Callable[..., Any]
 
@@ -19,6 +20,17 @@ _RUN_OPTIONS = (
     click.option("--shard-size", type=int, metavar="N", help="Clips that are planned and shown together."),
     click.option("--stages", metavar="A,B", help="Neighbouring stages of t2i,i2v,v2v,vfi; all by default."),
 )
+_STOP_OPTIONS = (
+    click.option(
+        "--max-gpu-hours",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="X",
+        help="Start no more work once this command's clips have taken X GPU-hours.",
+    ),
+    click.option(
+        "--deadline", metavar="T", help="Start no more work from then on: 2026-11-23T06:00, or a duration (90m, 6h)."
+    ),
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
@@ -31,6 +43,11 @@ def config_options(command: Command) -> Command:
 def run_options(command: Command) -> Command:
     """Add what `generate` and `plan` share besides PROMPTS and --output."""
     return _add(command, _CONFIG_OPTIONS + _RUN_OPTIONS)
+
+
+def stop_options(command: Command) -> Command:
+    """Add --max-gpu-hours and --deadline."""
+    return _add(command, _STOP_OPTIONS)
 
 
 def make_request(prompts: str, output: str, options: dict[str, Any]) -> RunRequest:
@@ -47,7 +64,13 @@ def generate_command(request: RunRequest, run_id: str) -> list[str]:
         words += ["--set", override]
     words += [] if request.shard_size is None else ["--shard-size", str(request.shard_size)]
     words += [] if request.stages is None else ["--stages", request.stages]
-    return words
+    return words + stop_words(request.max_gpu_hours, request.deadline)
+
+
+def stop_words(max_gpu_hours: float | None, deadline: str | None) -> list[str]:
+    """Return the stop conditions as options of the command that goes on; a time that has come is none of them."""
+    words = [] if max_gpu_hours is None else ["--max-gpu-hours", f"{max_gpu_hours:g}"]
+    return words + (["--deadline", deadline] if deadline is not None and parse_duration(deadline) else [])
 
 
 def _add(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:

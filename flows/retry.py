@@ -24,13 +24,16 @@ def retry(
     shard: int | None = None,
     clips: Sequence[str] = (),
     quarantined: bool = False,
+    max_gpu_hours: float | None = None,
+    deadline: str | None = None,
 ) -> dict[str, Any]:
     """Run again the failed clips of a run, with `quarantined` those too; returns the summary of the run.
 
     `stage`, `shard` and `clips` (clip ids, or ids of the prompt file) narrow the selection: to clips that broke in that
     stage, that lie in that shard, that are named. The run's own plan is the source; no prompts are read.
     """
-    with open_engine(RetryRequest(run_uri, stage, shard, tuple(clips), quarantined)) as engine:
+    request = RetryRequest(run_uri, stage, shard, tuple(clips), quarantined, max_gpu_hours, deadline)
+    with open_engine(request) as engine:
         uri = engine.run.uri
         run_in_waves(uri, plan(uri), engine.run.config.stages)
         return publish(uri)

@@ -17,6 +17,7 @@ from magicvideo_core.prompts import Clip, read_prompts
 from magicvideo_core.stages.given import is_given
 from magicvideo_core.stages.registry import recipe_hashes
 from magicvideo_core.storage import Storage, check_writable
+from tasks.stop_conditions import StopConditions, parse_stop_conditions
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,12 @@ class RunRequest:
     run_id: str | None = None
     shard_size: int | None = None
     stages: str | None = None
+    max_gpu_hours: float | None = None
+    deadline: str | None = None
+
+    def stop_conditions(self) -> StopConditions:
+        """Return when to start no more work, durations counted from now. Raises InputError."""
+        return parse_stop_conditions(self.max_gpu_hours, self.deadline)
 
     def run_uri(self) -> str:
         """Return where the run lies, or will lie; "" while it has no id."""

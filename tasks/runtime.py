@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from tasks.pools.sizing import needed_resources, size_pools
 from tasks.progress import ProgressBoard, found_done
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run
 from tasks.selection import RetryRequest, resolve_retry
+from tasks.stop_conditions import StopConditions
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 128 * 2**20
 _CLOSE_PATIENCE_S = 60.0
 _CONNECT_TIMEOUT_S = 10.0
+_LONGEST_NAP_S = 60.0
 # The pool has a patience of its own for storage that does not answer.
 _PROBE_PATIENCE_S = 5.0
 
@@ -44,14 +47,16 @@ _engines: dict[str, "Engine"] = {}
 class Engine:
     """Pools and progress of one run. Starts Ray and the actors in the background as soon as it is made."""
 
-    def __init__(self, run: ResolvedRun) -> None:
+    def __init__(self, run: ResolvedRun, stop_conditions: StopConditions) -> None:
         self.run = run
+        self._max_gpu_hours = stop_conditions.max_gpu_hours
         self.board = ProgressBoard(run.config.stages, run.num_clips_to_work_on)
         self._jobs = {
             stage: StageJob(stage, run.config, run.storage, run.run_id, run.record.recipe_hashes[stage])
             for stage in run.config.stages
         }
         self._stop_reason: BaseException | None = None
+        self._drain_reason: RunStoppedError | None = None
         self._lock = threading.Lock()
         self._pools: Future[dict[str, StagePool]] = Future()
         self._made: list[StagePool] = []
@@ -59,6 +64,8 @@ class Engine:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
         self._thread.start()
+        if stop_conditions.deadline is not None:
+            threading.Thread(target=self._watch, args=(stop_conditions.deadline,), name="deadline", daemon=True).start()
 
     def job(self, stage: str) -> StageJob:
         """Return what the actors of a stage know."""
@@ -99,6 +106,24 @@ class Engine:
             pools = list(self._made)
         for pool in pools:
             pool.stop(reason)
+
+    def drain(self, reason: RunStoppedError) -> None:
+        """Start no more work: what is in flight is finished and recorded, then whoever waits for more gets `reason`."""
+        with self._lock:
+            first = self._drain_reason is None
+            self._drain_reason = self._drain_reason or reason
+            pools = list(self._made)
+        if first:
+            logger.warning("%s No more work is started; what is in flight is being finished.", reason)
+        for pool in pools:
+            pool.drain(reason)
+
+    def wait_until_drained(self) -> None:
+        """Wait until nothing is in flight, where the engine was drained; at once where it was not."""
+        with self._lock:
+            pools = list(self._made) if self._drain_reason is not None else []
+        for pool in pools:
+            pool.wait_until_idle()
 
     def close(self) -> None:
         """End the pools, and Ray where this engine started it; waits until both are gone, but not for ever.
@@ -161,7 +186,27 @@ class Engine:
                 raise self._stop_reason
             pools = {stage: self._make_pool(stage, size) for stage, size in sizes.items()}
             self._made = list(pools.values())
+            if self._drain_reason is not None:
+                for pool in self._made:
+                    pool.drain(self._drain_reason)
             return pools
+
+    def _watch(self, deadline: datetime) -> None:
+        while not self._closing.wait(max(0.0, min((deadline - datetime.now(UTC)).total_seconds(), _LONGEST_NAP_S))):
+            # The clock may be set in the meantime.
+            if datetime.now(UTC) >= deadline:
+                self.drain(RunStoppedError(f"Run {self.run.run_id} has reached its deadline, {deadline.astimezone()}."))
+                return
+
+    def _check_budget(self) -> None:
+        if self._max_gpu_hours is None:
+            return
+        with self._lock:
+            pools = list(self._made)
+        spent = sum(pool.gpu_s() for pool in pools) / 3600
+        if spent >= self._max_gpu_hours:
+            budget = f"its budget of {self._max_gpu_hours:g} GPU-hours with {spent:.3g}"
+            self.drain(RunStoppedError(f"Run {self.run.run_id} has reached {budget}."))
 
     def _local_cpus(self) -> int:
         """Return the cores of this machine, or what the pools ask for at least: on one machine CPUs only count."""
@@ -173,15 +218,15 @@ class Engine:
         job, config = self._jobs[stage], self.run.config.stage(stage).pool
         start_actor = partial(RayStageActor, job, config)
         probe_storage = partial(job.storage.with_patience(_PROBE_PATIENCE_S).exists, run_json_key())
-        hooks = PoolHooks(start_actor, partial(_give_up, job), probe_storage)
+        hooks = PoolHooks(start_actor, partial(_give_up, job), probe_storage, self._check_budget)
         return StagePool(stage, config, num_actors, hooks, self.board)
 
 
-def start_engine(run: ResolvedRun) -> Engine:
+def start_engine(run: ResolvedRun, stop_conditions: StopConditions) -> Engine:
     """Start the engine of a run, to be found by `engine_of`; does not wait."""
     if run.uri in _engines:
         raise RunError(f"Run {run.run_id} at {run.uri} is already being worked on in this process.")
-    engine = _engines[run.uri] = Engine(run)
+    engine = _engines[run.uri] = Engine(run, stop_conditions)
     return engine
 
 
@@ -194,18 +239,19 @@ def engine_of(run_uri: str) -> Engine:
 def open_engine(request: RunRequest | RetryRequest) -> Iterator[Engine]:
     """Give the engine of the requested run, placed on the cluster; one that was started ahead of its flow is used.
 
-    It holds the run's session, and is closed at the end, its work stopped first where an error ends it. Raises an
-    InputError where the request or the cluster does not fit or another driver works on the run, before anything is
-    written.
+    It holds the run's session, and is closed at the end: what is in flight is finished first where a stop condition
+    ends it, and stopped where an error does. Raises an InputError where the request or the cluster does not fit or
+    another driver works on the run, before anything is written.
     """
     engine = _engines.get(request.run_uri()) or start_engine(
-        resolve_run(request) if isinstance(request, RunRequest) else resolve_retry(request)
+        resolve_run(request) if isinstance(request, RunRequest) else resolve_retry(request), request.stop_conditions()
     )
     try:
         engine.wait_until_placed()
         engine.take_run()
         yield engine
     except BaseException as error:
+        engine.wait_until_drained()
         engine.stop(RunStoppedError(f"Run {engine.run.run_id} stopped after {type(error).__name__}: {error}"))
         raise
     finally:

@@ -9,6 +9,7 @@ from magicvideo_core.manifest.run_record import RunRecord, read_run_json
 from magicvideo_core.prompts import Clip
 from magicvideo_core.storage import Storage
 from tasks.resolve import ResolvedRun, Selection, check_weights, read_whole_plan
+from tasks.stop_conditions import StopConditions, parse_stop_conditions
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class RetryRequest:
     shard: int | None = None
     clips: tuple[str, ...] = ()
     quarantined: bool = False
+    max_gpu_hours: float | None = None
+    deadline: str | None = None
+
+    def stop_conditions(self) -> StopConditions:
+        """Return when to start no more work, durations counted from now. Raises InputError."""
+        return parse_stop_conditions(self.max_gpu_hours, self.deadline)
 
     def run_uri(self) -> str:
         """Return where the run lies."""

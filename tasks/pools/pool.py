@@ -47,7 +47,7 @@ class PoolHooks:
     # Raises a TransientError or OSError while storage does not work.
     probe_storage: Callable[[], object]
     # The moment to call `drain` where no new work may be started.
-    before_batch: Callable[[], None] = lambda: None
+    before_batch: Callable[[], object] = lambda: None
 
 
 @dataclass

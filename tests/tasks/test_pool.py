@@ -9,10 +9,16 @@ import pytest
 import ray.exceptions
 
 from magicvideo_core.config import PoolConfig
-from magicvideo_core.errors import PoolExhaustedError, WeightsError
+from magicvideo_core.errors import (
+    PoolExhaustedError,
+    RunStoppedError,
+    StorageLostError,
+    StorageUnavailableError,
+    WeightsError,
+)
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.prompts import Clip
-from tasks.pools.actor import ClipWork, Effort, Raised, Reason
+from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
 from tasks.pools.failures import Action
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import ActorInfo
@@ -42,48 +48,77 @@ class ScriptedActor:
     def __init__(self, number: int, log: list[tuple[int, tuple[str, ...]]], behave: Behaviour, load: Any) -> None:
         self.number, self.log, self.behave, self._load = number, log, behave, load
         self.killed = threading.Event()
+        self.dead = self.at_work = self.killed_at_work = False
+        self.room: list[bool] = []
+        self.node_losses: list[None] = []
 
     def place(self) -> bool:
-        return True
+        return self.room.pop(0) if self.room else True
 
     def ping(self) -> None:
-        pass
+        if self.dead:
+            raise DIED()
 
     def lost_its_node(self) -> bool:
-        return False
+        return bool(self.node_losses) and self.node_losses.pop() is None
 
     def load(self) -> ActorInfo:
         if isinstance(self._load, Exception):
             raise self._load
-        return ActorInfo(f"actor-{self.number}", "node", self.number)
+        return ActorInfo(f"actor-{self.number}", "node", self.number, "cuda", gpu_share=0.5)
 
     def run(self, works: Sequence[ClipWork], timeout_s: float) -> list[ManifestRow | Raised]:
         self.log.append((self.number, tuple(each.clip.clip_id for each in works)))
-        return [self.behave(self, each) for each in works]
+        self.at_work = True
+        results = [self.behave(self, each) for each in works]
+        self.at_work = False
+        return results
 
     def close(self) -> None:
-        self.killed.set()
+        self.kill()
 
     def kill(self) -> None:
+        self.killed_at_work = self.killed_at_work or self.at_work
         self.killed.set()
 
 
 class Harness:
     """A pool of scripted actors, with what they did and which clips were given up."""
 
-    def __init__(self, behave: Behaviour, num_actors: int = 1, load: Any = None, **config: Any) -> None:
+    def __init__(
+        self,
+        behave: Behaviour,
+        num_actors: int = 1,
+        load: Any = None,
+        *,
+        probe: Callable[[], None] = lambda: None,
+        before_batch: Callable[[], object] = lambda: None,
+        room: list[bool] | None = None,
+        node_losses: int = 0,
+        **config: Any,
+    ) -> None:
         self.log: list[tuple[int, tuple[str, ...]]] = []
         self.actors: list[ScriptedActor] = []
         self.board = ProgressBoard(["t2i"], 20)
 
+        losses = [None] * node_losses
+
         def start() -> ScriptedActor:
-            self.actors.append(ScriptedActor(len(self.actors), self.log, behave, load))
-            return self.actors[-1]
+            actor = ScriptedActor(len(self.actors), self.log, behave, load)
+            actor.room, actor.node_losses = room if room is not None else [], losses
+            self.actors.append(actor)
+            return actor
 
         def give_up(work: ClipWork, status: Status, reason: Reason, effort: Effort | None) -> ManifestRow:
-            return row(work.clip.clip_id, status, error_type=reason.error_type, error_message=reason.error_message)
+            return row(
+                work.clip.clip_id,
+                status,
+                error_type=reason.error_type,
+                error_message=reason.error_message,
+                duration_s=effort.duration_s if effort else None,
+            )
 
-        hooks = PoolHooks(start, give_up, lambda: None)
+        hooks = PoolHooks(start, give_up, probe, before_batch)
         self.pool = StagePool("t2i", PoolConfig(**config), num_actors, hooks, self.board)
 
     def run(self, *names: str) -> dict[str, ManifestRow]:
@@ -265,3 +300,178 @@ def test_stop_wakes_the_callers_and_kills_the_actors() -> None:
     caller.join()
     harness.pool.close()
     assert len(raised) == 1
+
+
+def test_a_drained_pool_finishes_what_is_in_flight_and_starts_nothing_else() -> None:
+    def wait(actor: ScriptedActor, work: ClipWork) -> ManifestRow | Raised:
+        running.set()
+        drained.wait(timeout=20)
+        return succeed(actor, work) if work.clip.clip_id == "a" else failing(None, "b")(actor, work)
+
+    running, drained = threading.Event(), threading.Event()
+    harness = Harness(wait, batch_size=2)
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            harness.run(*"abcd")
+        except RunStoppedError as error:
+            raised.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    running.wait(timeout=20)
+    harness.pool.drain(RunStoppedError("the deadline is reached"))
+    drained.set()
+    harness.pool.wait_until_idle()
+    caller.join(timeout=20)
+    counts = harness.board.snapshot()["t2i"]
+    harness.pool.close()
+    assert [str(error) for error in raised] == ["the deadline is reached"]
+    # b raised: another try would be new work.
+    assert (counts.succeeded, counts.running, counts.pending) == (1, 0, 19)
+    assert harness.log == [(0, ("a", "b"))]
+    assert not harness.actors[0].killed_at_work
+
+
+def test_a_budget_that_is_used_up_between_batches_drains_the_pool() -> None:
+    harness = Harness(
+        succeed, before_batch=lambda: len(harness.log) == 2 and harness.pool.drain(RunStoppedError("spent"))
+    )
+    with pytest.raises(RunStoppedError, match="spent"):
+        harness.run(*"abcd")
+    harness.pool.close()
+    assert len(harness.log) == 2
+    assert harness.pool.gpu_s() > 0
+
+
+def test_storage_trouble_blames_no_clip_and_nothing_is_computed_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.pools.storage_gate._FIRST_DELAY_S", 0.01)
+    failures = {"b": 5}
+
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow | Raised:
+        name = work.clip.clip_id
+        if failures.get(name, 0) == 0:
+            return succeed(actor, work)
+        failures[name] -= 1
+        away.append(2)
+        return unstored(name)
+
+    def probe() -> None:
+        if away and away[-1]:
+            away[-1] -= 1
+            raise StorageUnavailableError("no answer")
+
+    away: list[int] = []
+    harness = Harness(behave, max_clip_attempts=1, probe=probe)
+    rows = harness.run("a", "b", "c")
+    harness.pool.close()
+    assert {each.status for each in rows.values()} == {"succeeded"}
+    assert away == [0] * 5, "each time the pool waited until storage answered"
+    assert len(harness.log) == 8
+
+
+def unstored(name: str) -> Raised:
+    reason = Reason("StorageUnavailableError", "Could not store it")
+    return Raised(name, Action.AWAIT_STORAGE, reason, EFFORT)
+
+
+def test_the_patience_with_storage_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe() -> None:
+        raise PermissionError("the token has expired")
+
+    monkeypatch.setattr("tasks.pools.storage_gate._FIRST_DELAY_S", 0.01)
+    harness = Harness(lambda actor, work: unstored(work.clip.clip_id), probe=probe, storage_patience_s=0.1)
+    with pytest.raises(StorageLostError, match=r"within 0\.1 s .*the token has expired"):
+        harness.run("a", "b")
+    harness.pool.close()
+    assert len(harness.log) == 1
+
+
+def test_a_clip_whose_storage_alone_does_not_answer_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow | Raised:
+        return unstored("bad") if work.clip.clip_id == "bad" else succeed(actor, work)
+
+    monkeypatch.setattr("tasks.pools.storage_gate._FIRST_DELAY_S", 0.05)
+    harness = Harness(behave, storage_patience_s=0.01)
+    rows = harness.run("bad", "a", "b")
+    harness.pool.close()
+    assert (rows["bad"].status, rows["bad"].error_type) == ("failed", "StorageUnavailableError")
+    assert {rows[name].status for name in "ab"} == {"succeeded"}
+
+
+def test_a_lost_upstream_goes_back_to_the_caller_without_a_row() -> None:
+    lost = Raised("a", Action.REMAKE_UPSTREAM, Reason("UpstreamLostError", "gone"), EFFORT, lost_stage="t2i")
+    harness = Harness(lambda actor, each: lost if each.clip.clip_id == "a" else succeed(actor, each))
+    results = harness.pool.run([work("a"), work("b")])
+    harness.pool.close()
+    assert sorted(results, key=lambda each: each.clip_id) == [UpstreamLost("a", "t2i", lost.reason), row("b")]
+    counts = harness.board.snapshot()["t2i"]
+    assert (counts.succeeded, counts.running, counts.pending) == (1, 0, 19)
+
+
+def test_what_only_mending_the_input_heals_fails_at_once() -> None:
+    unreadable = Raised("a", Action.FAIL_CLIP, Reason("GivenMediaError", "no such image"), EFFORT)
+    harness = Harness(lambda actor, work: unreadable)
+    rows = harness.run("a")
+    harness.pool.close()
+    assert (rows["a"].status, rows["a"].error_type, len(harness.log)) == ("failed", "GivenMediaError", 1)
+
+
+def test_memory_used_up_costs_the_actor_and_in_the_end_the_clip() -> None:
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow | Raised:
+        greedy = Raised("bad", Action.REPLACE_ACTOR, Reason("MemoryError", "no more"), EFFORT)
+        return greedy if work.clip.clip_id == "bad" else succeed(actor, work)
+
+    harness = Harness(behave)
+    rows = harness.run("a", "bad", "b")
+    harness.pool.close()
+    assert (rows["bad"].status, rows["bad"].error_type) == ("quarantined", "MemoryError")
+    assert len(harness.actors) == 4
+    assert rows["bad"].duration_s == EFFORT.duration_s
+
+
+def test_a_lost_machine_speaks_neither_against_the_clip_nor_against_the_slot() -> None:
+    harness = Harness(failing(DIED, "bad"), max_clip_attempts=1, max_actor_deaths=2, node_losses=5)
+    rows = harness.run("bad", "a")
+    harness.pool.close()
+    assert [rows[name].status for name in ("bad", "a")] == ["quarantined", "succeeded"]
+    assert len(harness.log) == 5 + 1 + 1
+
+
+def test_an_actor_that_died_idle_is_replaced_before_it_gets_a_clip() -> None:
+    harness = Harness(succeed, max_clip_attempts=1)
+    harness.run("a")
+    harness.actors[0].dead = True
+    rows = harness.run("b")
+    harness.pool.close()
+    assert (rows["b"].status, harness.log) == ("succeeded", [(0, ("a",)), (1, ("b",))])
+
+
+def test_work_without_room_for_an_actor_raises_and_idle_pools_wait() -> None:
+    harness = Harness(succeed, room=[False, False], num_cpus=3)
+    with pytest.raises(PoolExhaustedError, match="found no room for an actor that takes 3 CPU"):
+        harness.run("a")
+    harness.pool.close()
+
+
+def test_a_pool_lives_as_long_as_one_of_its_actors_has_room() -> None:
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow:
+        seen.wait(timeout=20)
+        return succeed(actor, work)
+
+    class Rooms(list[bool]):
+        """The first to ask has room, all others have none."""
+
+        def pop(self, index: Any = 0) -> bool:
+            if not first.is_set():
+                first.set()
+                return True
+            seen.set()
+            return False
+
+    first, seen = threading.Event(), threading.Event()
+    harness = Harness(behave, num_actors=2, room=Rooms([True]))
+    rows = harness.run("a", "b")
+    harness.pool.close()
+    assert {each.status for each in rows.values()} == {"succeeded"}
