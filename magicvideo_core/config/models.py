@@ -67,13 +67,15 @@ class FakeConfig(_Frozen):
     """How the `fake` backend behaves: the time it takes, and what goes wrong with which clips.
 
     `faults` maps a word to what befalls the clips whose prompt holds it. `oom_limit_mib` is what the fault `oom` may
-    take before allocating fails; 0 is no limit but the machine's.
+    take before allocating fails; 0 is no limit but the machine's. `trace_file` gets a line (stage, clip id) for each
+    clip that the stage begins to compute: what was computed twice shows there.
     """
 
     sleep_s: float = Field(default=0.0, ge=0.0)
     load_sleep_s: float = Field(default=0.0, ge=0.0)
     faults: dict[str, Fault] = Field(default_factory=dict)
     oom_limit_mib: int = Field(default=0, ge=0)
+    trace_file: str = ""
 
     @field_validator("faults", mode="before")
     @classmethod

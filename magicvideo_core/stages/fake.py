@@ -39,6 +39,10 @@ class FakeStage:
         """Hold nothing, give nothing back."""
 
     def _process_one(self, item: StageItem) -> Outcome:
+        if self._fake.trace_file:
+            # One write to the end: lines of several processes do not mix.
+            with open(self._fake.trace_file, "ab", buffering=0) as trace:
+                trace.write(f"{self._name} {item.clip.clip_id}\n".encode())
         time.sleep(self._fake.sleep_s)
         fps = self._config.vfi.fps if self._name == "vfi" else keyframe_fps(self._config)
         match self._fault(item):
