@@ -68,7 +68,7 @@ def s3_requests_failing(setting: Setting, share: float) -> Verdict:
 
 def s3_restarted(setting: Setting, times: int, down_s: float = 2.0) -> Verdict:
     """The S3 server is killed, stays away for a while, and comes back."""
-    with _s3() as (server, proxy, environment):
+    with _s3() as (server, _proxy, environment):
 
         def restart(driver: Driver) -> int:
             server.kill()
