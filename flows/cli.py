@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, WRONG_INPUT, Command, drive
-from flows.finished_runs import retry
+from flows.finished_runs import retry, verify
 from flows.one_video import encoder_for, split_uri
 from flows.options import config_options, generate_command, json_option, make_request, run_options, stop_options
 from flows.terminal import (
@@ -74,6 +74,7 @@ def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
 
 
 cli.add_command(retry)
+cli.add_command(verify)
 
 
 @cli.command(cls=Command, epilog="magicvideo plan prompts.txt --preset magicvideo2")

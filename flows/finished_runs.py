@@ -10,6 +10,8 @@ import click
 from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, Command, drive
 from flows.options import json_option, stop_options, stop_words
 from flows.terminal import error_console, print_json
+from magicvideo_core.manifest.audit import audit_run
+from magicvideo_core.storage import Storage
 from tasks.selection import RetryRequest, resolve_retry
 
 
@@ -47,6 +49,25 @@ def retry(run_uri: str, as_json: bool, clips: Sequence[str], **options: Any) -> 
     return DONE if summary["succeeded"] else SOME_CLIPS_DID_NOT
 
 
+@click.command(cls=Command, epilog="magicvideo verify runs/20261122-201500-1a2b")
+@click.argument("run_uri")
+@json_option
+def verify(run_uri: str, as_json: bool) -> int:
+    """Hash every artifact of a run again and compare manifests and storage: missing, different, extra, unfinished.
+
+    Exit code 1 where anything is wrong. Reads only.
+    """
+    audit = audit_run(Storage(run_uri))
+    if as_json:
+        print_json(audit.to_json())
+    else:
+        for line in audit.lines():
+            print(line)
+        verdict = "as the manifests say" if audit.ok else f"{len(audit.lines())} problems"
+        print(f"{audit.num_artifacts} artifacts, {audit.num_bytes} bytes, {verdict}: {audit.run_uri}")
+    return DONE if audit.ok else SOME_CLIPS_DID_NOT
+
+
 def retry_command(request: RetryRequest) -> list[str]:
     """Return the words of the command that continues a retry."""
     words = ["magicvideo", "retry", request.uri]
@@ -59,7 +80,6 @@ def retry_command(request: RetryRequest) -> list[str]:
 
 
 def _nothing_to_retry(run_uri: str, request: RetryRequest, as_json: bool) -> int:
-    from magicvideo_core.storage import Storage
     from tasks.status import run_status
 
     status = run_status(Storage(run_uri))

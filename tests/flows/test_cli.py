@@ -13,7 +13,7 @@ from flows.cli import run_command
 from magicvideo_core.errors import ConfigError, PoolExhaustedError
 from magicvideo_core.storage import Storage
 
-COMMANDS = ("generate", "plan", "status", "retry", "sample", "interpolate", "train", "evaluate", "report")
+COMMANDS = ("generate", "plan", "status", "retry", "verify", "sample", "interpolate", "train", "evaluate", "report")
 
 
 def sets(overrides: tuple[str, ...]) -> list[str]:
@@ -92,7 +92,7 @@ def test_an_output_that_cannot_be_written(
     assert "cannot be written" in refused(capsys, tmp_path, [*words[:3], "/proc/nothing", *words[4:]])
 
 
-@pytest.mark.parametrize("command", ["status", "report", "evaluate"])
+@pytest.mark.parametrize("command", ["status", "report", "evaluate", "retry", "verify"])
 def test_a_place_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert "There is no run" in refused(capsys, tmp_path, [command, str(tmp_path / "run")])
 
