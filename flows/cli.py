@@ -47,6 +47,7 @@ def cli() -> None:
 @click.option("--output", required=True, metavar="URI", help="Where runs lie: a folder or any fsspec URL.")
 @run_options
 @stop_options
+@click.option("--reuse", metavar="RUN_URI", help="Take over finished stages of that run whose recipe is the same.")
 @json_option
 def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     """Turn PROMPTS (.txt, .csv, .jsonl, .parquet; path, URL, glob or -) into videos.

@@ -29,15 +29,16 @@ def generate(
     stages: str | None = None,
     max_gpu_hours: float | None = None,
     deadline: str | None = None,
+    reuse: str | None = None,
 ) -> dict[str, Any]:
     """Turn a prompt set into videos below `output`; returns the summary of the run.
 
-    With the `run_id` of an interrupted run it does what is left of it. A clip that fails is a row, not an exception.
-    Raises RunStoppedError where `max_gpu_hours` or `deadline` is reached before the end.
+    With the `run_id` of an interrupted run it does what is left of it. With `reuse`, the URI of another run, the stages
+    that it made by the same recipe are taken over. A clip that fails is a row, not an exception. Raises RunStoppedError
+    where `max_gpu_hours` or `deadline` is reached before the end.
     """
-    request = RunRequest(
-        prompts, output, preset, config_file, tuple(overrides), run_id, shard_size, stages, max_gpu_hours, deadline
-    )
+    overrides, stop = tuple(overrides), (max_gpu_hours, deadline)
+    request = RunRequest(prompts, output, preset, config_file, overrides, run_id, shard_size, stages, *stop, reuse)
     with open_engine(request) as engine:
         uri = engine.run.uri
         run_in_waves(uri, plan(uri), engine.run.config.stages)

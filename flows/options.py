@@ -64,6 +64,7 @@ def generate_command(request: RunRequest, run_id: str) -> list[str]:
         words += ["--set", override]
     words += [] if request.shard_size is None else ["--shard-size", str(request.shard_size)]
     words += [] if request.stages is None else ["--stages", request.stages]
+    words += [] if request.reuse is None else ["--reuse", request.reuse]
     return words + stop_words(request.max_gpu_hours, request.deadline)
 
 

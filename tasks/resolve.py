@@ -36,6 +36,7 @@ class RunRequest:
     stages: str | None = None
     max_gpu_hours: float | None = None
     deadline: str | None = None
+    reuse: str | None = None
 
     def stop_conditions(self) -> StopConditions:
         """Return when to start no more work, durations counted from now. Raises InputError."""
@@ -69,6 +70,7 @@ class ResolvedRun:
     """A run that can start or continue: checked, and complete in everything that decides its output.
 
     `unplanned` are the shards without a readable plan in storage. A `selection` limits the work to some clips.
+    `reuse` is the URI of a run whose finished stages may be taken over.
     """
 
     storage: Storage
@@ -77,6 +79,7 @@ class ResolvedRun:
     is_new: bool
     unplanned: tuple[int, ...] = ()
     selection: Selection | None = None
+    reuse: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -127,12 +130,19 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
     storage = Storage(f"{request.output.rstrip('/')}/{run_id}")
     if probe_output:
         check_writable(storage.uri)
+    if request.reuse is not None:
+        _check_reuse(request.reuse, storage, hashes)
     if storage.exists(run_json_key()) and not _was_torn_at_its_start(storage):
         return _continue(storage, config, clips, request)
     shards = split_shards(clips, config.shard_size)
     record = new_run_record(run_id, config, hashes, request.prompts, shards)
     return ResolvedRun(
-        storage, record, tuple(tuple(shard) for shard in shards), is_new=True, unplanned=tuple(range(len(shards)))
+        storage,
+        record,
+        tuple(tuple(shard) for shard in shards),
+        is_new=True,
+        unplanned=tuple(range(len(shards))),
+        reuse=request.reuse,
     )
 
 
@@ -192,7 +202,9 @@ def _continue(storage: Storage, config: RunConfig, clips: Sequence[Clip], reques
             "in another order than then: give them in their first order, or another --run-id."
         )
     unplanned = tuple(shard_id for shard_id in range(len(shards)) if shard_id not in stored)
-    return ResolvedRun(storage, record, tuple(tuple(shard) for shard in shards), is_new=False, unplanned=unplanned)
+    return ResolvedRun(
+        storage, record, tuple(tuple(shard) for shard in shards), is_new=False, unplanned=unplanned, reuse=request.reuse
+    )
 
 
 def _was_torn_at_its_start(storage: Storage) -> bool:
@@ -204,6 +216,19 @@ def _was_torn_at_its_start(storage: Storage) -> bool:
             logger.warning("the run starts anew: %s", error)
             return True
     return False
+
+
+def _check_reuse(uri: str, storage: Storage, hashes: Mapping[str, str]) -> None:
+    """Raise RunError where `uri` is no other run, or one of which nothing may be taken over."""
+    source = Storage(uri)
+    if source == storage:
+        raise RunError(f"--reuse {uri} is the run itself: name another run.")
+    record = read_run_json(source)
+    if not any(record.recipe_hashes.get(stage) == recipe for stage, recipe in hashes.items()):
+        raise RunError(
+            f"Nothing of run {record.run_id} at {source.uri} can be reused: its recipe differs from "
+            f"{next(iter(hashes))} on (settings or weights); give the same ones, or leave --reuse out."
+        )
 
 
 def _clip_changes(shards: Mapping[int, Sequence[Clip]], clips: Sequence[Clip]) -> str:

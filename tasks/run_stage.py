@@ -1,5 +1,6 @@
 """The Prefect task that takes one shard through one stage: what is done is kept, the rest goes to the pool."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from tasks.pools.actor import ClipWork, Reason, UpstreamLost, unfinished_row
 from tasks.progress import StageCounts, count_rows
 from tasks.retries import RETRY_TRANSIENT
 from tasks.runtime import Engine, engine_of
+
+logger = logging.getLogger(__name__)
 
 Upstream = Mapping[str, Mapping[str, ManifestRow]]
 
@@ -89,36 +92,41 @@ def _void_attempts(
 ) -> dict[str, int]:
     """Return the clips whose row does not count, and the row's attempt: a later one does.
 
-    Rows that a retry has selected, and rows skipped because of what has succeeded since.
+    Rows that a retry has selected, rows skipped because of what has succeeded since, and rows whose artifact is not
+    there any more.
     """
-    upstream = _upstream(engine, stage, shard_id)
-    found = {}
-    for clip in clips:
-        row = records.rows.get(clip.clip_id)
-        if row is None:
-            continue
-        selected = engine.run.selection is not None and engine.run.selection.reopens(row)
-        if selected or is_stale_skip(row, [rows.get(clip.clip_id) for rows in upstream.values()]):
-            found[clip.clip_id] = row.attempt
-    return found
+    rows = [records.rows[clip.clip_id] for clip in clips if clip.clip_id in records.rows]
+    upstream = _upstream(engine, stage, shard_id) if rows else {}
+    selection = engine.run.selection
+    without_artifact = engine.inventory.without_artifact(stage, rows)
+    if without_artifact:
+        logger.warning("%s is made again for %d clips whose artifact is gone", stage, len(without_artifact))
+    return {
+        row.clip_id: row.attempt
+        for row in rows
+        if (selection is not None and selection.reopens(row))
+        or is_stale_skip(row, [before.get(row.clip_id) for before in upstream.values()])
+        or row.clip_id in without_artifact
+    }
 
 
 def _make(engine: Engine, stage: str, shard_id: int, attempt: int, clips: Sequence[Clip]) -> list[ManifestRow]:
-    """Bring clips to a terminal row: through the pool, or skipped where their upstream did not succeed."""
-    works, skipped = _split_by_upstream(engine, stage, shard_id, attempt, clips)
-    for row in skipped:
+    """Bring clips to a terminal row: skipped where their upstream did not succeed, taken over, or through the pool."""
+    upstream = _upstream(engine, stage, shard_id) if clips else {}
+    works, rows = _split_by_upstream(engine, stage, shard_id, attempt, clips, upstream)
+    if engine.reuse is not None and works:
+        rows += engine.reuse.take(engine.job(stage), works, upstream)
+    for row in rows:
         engine.board.finish(row, was_running=False)
-    results = engine.pool(stage).run(works) if works else []
-    lost = [result for result in results if isinstance(result, UpstreamLost)]
-    rows = skipped + [result for result in results if isinstance(result, ManifestRow)]
-    return rows + [_failed_row(engine, stage, works, result) for result in lost]
+    with_row = {row.clip_id for row in rows}
+    works = [work for work in works if work.clip.clip_id not in with_row]
+    return rows + (engine.pool(stage).run(works) if works else [])
 
 
 def _split_by_upstream(
-    engine: Engine, stage: str, shard_id: int, attempt: int, clips: Sequence[Clip]
+    engine: Engine, stage: str, shard_id: int, attempt: int, clips: Sequence[Clip], upstream: Upstream
 ) -> tuple[list[ClipWork], list[ManifestRow]]:
     """Return the work of the clips that can go on, and a skipped row for each that cannot."""
-    upstream = _upstream(engine, stage, shard_id) if clips else {}
     works, skipped = [], []
     for clip in clips:
         before = {name: rows[clip.clip_id] for name, rows in upstream.items()}

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from magicvideo_core.errors import ConfigError, RunError, RunStoppedError
+from magicvideo_core.manifest.inventory import Inventory
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import run_json_key
 from magicvideo_core.manifest.run_record import read_run_json
@@ -28,6 +29,7 @@ from tasks.pools.remote import RayStageActor
 from tasks.pools.sizing import needed_resources, size_pools
 from tasks.progress import ProgressBoard, found_done
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run
+from tasks.reuse import ReuseSource
 from tasks.selection import RetryRequest, resolve_retry
 from tasks.stop_conditions import StopConditions
 
@@ -50,6 +52,8 @@ class Engine:
     def __init__(self, run: ResolvedRun, stop_conditions: StopConditions) -> None:
         self.run = run
         self._max_gpu_hours = stop_conditions.max_gpu_hours
+        self.inventory = Inventory(run.storage)
+        self.reuse = ReuseSource(run.reuse, run.record.recipe_hashes) if run.reuse is not None else None
         self.board = ProgressBoard(run.config.stages, run.num_clips_to_work_on)
         self._jobs = {
             stage: StageJob(stage, run.config, run.storage, run.run_id, run.record.recipe_hashes[stage])

@@ -1,5 +1,6 @@
 """What a resumed or retried shard does again, with the real actor code in this process and no Ray."""
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,9 @@ import pytest
 
 from magicvideo_core.errors import RunError
 from magicvideo_core.manifest import layout
+from magicvideo_core.manifest.artifacts import artifact_key_of
+from magicvideo_core.manifest.audit import audit_run
+from magicvideo_core.manifest.inventory import Inventory
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import list_manifests, read_manifest, read_manifests, write_manifest
@@ -20,6 +24,7 @@ from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob, unfinished
 from tasks.progress import ProgressBoard
 from tasks.publish import publish_run
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run
+from tasks.reuse import ReuseSource
 from tasks.run_stage import complete_shard
 from tasks.selection import RetryRequest, resolve_retry
 from tasks.status import run_status
@@ -59,6 +64,8 @@ class InlineEngine:
     def __init__(self, run: ResolvedRun, broken: Sequence[tuple[str, str]] = ()) -> None:
         self.run, self.broken = run, set(broken)
         self.board = ProgressBoard(run.config.stages, run.num_clips_to_work_on)
+        self.inventory = Inventory(run.storage)
+        self.reuse = ReuseSource(run.reuse, run.record.recipe_hashes) if run.reuse is not None else None
         self.computed: list[tuple[str, str]] = []
 
     def job(self, stage: str) -> StageJob:
@@ -197,6 +204,88 @@ def test_a_retry_of_what_is_not_there_is_refused(request_of: Any, request_change
     write_run(run)
     with pytest.raises(RunError, match=expected):
         resolve_retry(RetryRequest(run.uri, **request_changes))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated"])
+def test_an_artifact_that_is_gone_is_made_again_and_only_that(request_of: Any, damage: str) -> None:
+    engine = InlineEngine(resolve_run(request_of()))
+    engine.work()
+    storage = engine.run.storage
+    before = outcome(storage)
+    for stage, prompt in (("t2i", "one"), ("vfi", "three")):
+        key = str(artifact_key_of(rows_of(storage)[stage, prompt]))
+        data = storage.read(key)
+        storage.delete(key)
+        if damage == "truncated":
+            storage.write(key, data[:-1])
+    assert InlineEngine(resolve_run(request_of())).work() == [("t2i", "one"), ("vfi", "three")]
+    assert outcome(storage) == before
+    assert rows_of(storage)["t2i", "one"].attempt == 2
+    all_rows(storage)
+    assert audit_run(storage).ok
+    assert InlineEngine(resolve_run(request_of())).work() == []
+
+
+def test_other_settings_of_the_last_stage_compute_only_that_one(request_of: Any, tmp_path: Path) -> None:
+    first = InlineEngine(resolve_run(request_of()))
+    first.work()
+    changed = {"overrides": (*request_of().overrides, "vfi.interp_factor=2"), "run_id": "other", "shard_size": 3}
+    other = InlineEngine(resolve_run(request_of(**changed, reuse=first.run.uri)))
+    assert other.work() == [("vfi", "one"), ("vfi", "three"), ("vfi", "two")]
+    storage = other.run.storage
+    rows = rows_of(storage)
+    for (stage, prompt), row in rows_of(first.run.storage).items():
+        mine = rows[stage, prompt]
+        assert (mine.sha256 == row.sha256) == (stage != "vfi")
+        if stage != "vfi":
+            assert (mine.reused_from, mine.duration_s, mine.gpu_s) == (first.run.uri, row.duration_s, row.gpu_s)
+            assert mine.run_id == "other" and mine.artifact_uri == str(row.artifact_uri).replace("/run/", "/other/")
+        else:
+            assert mine.reused_from is None
+    assert audit_run(storage).ok
+    # Not a hair of the source has changed, and nothing hangs on it any more.
+    assert audit_run(first.run.storage).ok
+    shutil.rmtree(first.run.uri)
+    assert InlineEngine(resolve_run(request_of(**changed))).work() == []
+
+
+def test_reuse_computes_what_the_other_run_lacks_or_made_of_other_bytes(request_of: Any) -> None:
+    first = InlineEngine(resolve_run(request_of()), [("i2v", "two")])
+    first.work()
+    source = first.run.storage
+    rows = rows_of(source)
+    source.delete(str(artifact_key_of(rows["vfi", "one"])))
+    # As if t2i had come out otherwise there: what follows from it is not what follows here.
+    row = rows["t2i", "three"]
+    write_manifest(source, "t2i", row.shard_id, 2, [replace(row, attempt=2, status="failed")])
+    other = InlineEngine(resolve_run(request_of(run_id="other", reuse=first.run.uri)))
+    expected = {
+        ("i2v", "two"),
+        ("v2v", "two"),
+        ("vfi", "two"),
+        ("vfi", "one"),
+        ("t2i", "three"),
+        ("i2v", "three"),
+        ("v2v", "three"),
+    }
+    assert set(other.work()) == expected
+    assert {status for status, _ in outcome(other.run.storage).values()} == {"succeeded"}
+
+
+def test_reuse_of_nothing_is_refused(request_of: Any, tmp_path: Path) -> None:
+    run = resolve_run(request_of())
+    write_run(run)
+    for uri, changes, expected in (
+        (run.uri, {}, "is the run itself"),
+        (str(tmp_path / "none"), {"run_id": "other"}, "There is no run"),
+        (
+            run.uri,
+            {"run_id": "other", "overrides": (*request_of().overrides, "t2i.guidance_scale=9")},
+            "Nothing of run",
+        ),
+    ):
+        with pytest.raises(RunError, match=expected):
+            resolve_run(request_of(reuse=uri, **changes))
 
 
 @pytest.mark.parametrize("key", ["plan/shard-00001.parquet", "manifests/i2v/shard-00000.attempt-001.parquet"])
