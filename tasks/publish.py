@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from prefect import task
@@ -9,7 +10,9 @@ from prefect.cache_policies import NO_CACHE
 
 from magicvideo_core.errors import RunError
 from magicvideo_core.manifest.durable import read_rows
+from magicvideo_core.manifest.savings import count_failures, savings
 from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.manifest.session import read_sessions
 from magicvideo_core.report import write_report
 from magicvideo_core.storage import Storage
 from tasks.progress import all_succeeded, count_rows
@@ -37,6 +40,8 @@ def publish_run(run: ResolvedRun) -> dict[str, Any]:
         "num_clips": run.num_clips,
         "succeeded": all_succeeded(counts),
         "stages": {stage: stage_counts.to_json() for stage, stage_counts in counts.items()},
+        "failures": [asdict(failure) for failure in count_failures(rows)],
+        "saved": savings(read_sessions(run.storage), rows).to_json(),
         "report_uri": _write_report(run.storage),
     }
     if run.selection is not None:

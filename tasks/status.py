@@ -1,10 +1,14 @@
 """What is known of a run before and while it computes: its forecast from the plan, its status from storage."""
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from magicvideo_core.config import RunConfig
 from magicvideo_core.manifest.durable import read_rows
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
+from magicvideo_core.manifest.savings import count_failures
+from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.storage import Storage
 from tasks.progress import all_succeeded, count_rows
 from tasks.resolve import ResolvedRun
@@ -15,7 +19,8 @@ _NO_FORECAST = "no forecast of time, storage or cost: it needs the measured time
 def run_status(storage: Storage) -> dict[str, Any]:
     """Return the status of a run as plain JSON values. Raises RunError where there is no run."""
     record = read_run_json(storage)
-    stages = _stage_counts(storage, record)
+    rows = read_rows(storage, record.config.stages)
+    stages = _stage_counts(record, rows)
     left = sum(counts["pending"] for counts in stages.values())
     return {
         "run_id": record.run_id,
@@ -26,6 +31,7 @@ def run_status(storage: Storage) -> dict[str, Any]:
         "finished": left == 0,
         "left": left,
         "stages": stages,
+        "failures": [asdict(failure) for failure in count_failures(rows)],
     }
 
 
@@ -38,14 +44,13 @@ def describe_plan(run: ResolvedRun) -> dict[str, Any]:
         "shard_size": config.shard_size,
         "continues": None if run.is_new else run.uri,
         "stages": {stage: _describe_stage(config, stage, run.num_clips) for stage in config.stages},
-        "done": None if run.is_new else _stage_counts(run.storage, run.record),
+        "done": None if run.is_new else _stage_counts(run.record, read_rows(run.storage, config.stages)),
         "forecast": None,
         "forecast_note": _NO_FORECAST,
     }
 
 
-def _stage_counts(storage: Storage, record: RunRecord) -> dict[str, Any]:
-    rows = read_rows(storage, record.config.stages)
+def _stage_counts(record: RunRecord, rows: Iterable[ManifestRow]) -> dict[str, Any]:
     counts = count_rows(record.config.stages, record.num_clips, rows)
     return {
         stage: {**counts[stage].to_json(), "all_succeeded": all_succeeded({stage: counts[stage]})} for stage in counts

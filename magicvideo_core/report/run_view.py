@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from magicvideo_core.manifest.artifacts import artifact_key_of
-from magicvideo_core.manifest.plan import list_shards, read_plan
+from magicvideo_core.manifest.plan import read_shards
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
+from magicvideo_core.manifest.savings import FailureCount, Savings, count_failures, savings
 from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.manifest.session import read_sessions
 from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.storage import Storage
 
@@ -41,7 +43,10 @@ class ClipView:
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """Totals of one stage; `bars` are (start, length, status) of its clips as fractions of the run's span."""
+    """Totals of one stage; `bars` are (start, length, status) of its clips as fractions of the run's span.
+
+    `total_s` and the bars are of what this run computed, without what it took over from another.
+    """
 
     name: str
     counts: dict[str, int]
@@ -65,6 +70,8 @@ class RunView:
     started_at: datetime | None
     span_s: float
     num_artifact_bytes: int
+    saved: Savings
+    failure_counts: tuple[FailureCount, ...]
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -76,13 +83,15 @@ def read_run(storage: Storage) -> RunView:
     for row in rows:
         by_clip.setdefault(row.clip_id, []).append(row)
     clips = []
-    for shard_id in list_shards(storage):
-        for clip in read_plan(storage, shard_id):
+    for shard in read_shards(storage).values():
+        for clip in shard:
             clip_rows = tuple(by_clip.get(clip.clip_id, ()))
             status = _clip_status(clip_rows, record.config.stages)
             clips.append(ClipView(clip.clip_id, clip.prompt, clip.seed, status, clip_rows))
-    started = [row.started_at for row in rows if row.started_at is not None]
-    ended = [row.started_at + timedelta(seconds=row.duration_s or 0.0) for row in rows if row.started_at is not None]
+    # What was taken over keeps the times of the run that made it.
+    timed = [(row.started_at, row) for row in rows if row.started_at is not None and row.reused_from is None]
+    started = [started_at for started_at, _ in timed]
+    ended = [started_at + timedelta(seconds=row.duration_s or 0.0) for started_at, row in timed]
     start = min(started, default=None)
     span_s = (max(ended) - start).total_seconds() if start is not None else 0.0
     return RunView(
@@ -93,6 +102,8 @@ def read_run(storage: Storage) -> RunView:
         started_at=start,
         span_s=span_s,
         num_artifact_bytes=sum(row.size_bytes or 0 for row in rows),
+        saved=savings(read_sessions(storage), rows),
+        failure_counts=tuple(count_failures(rows)),
         counts=dict(Counter(clip.status for clip in clips)),
     )
 
@@ -115,7 +126,7 @@ def _stage_view(
     )
     bars = []
     for row in rows:
-        if row.started_at is not None and start is not None and span_s > 0:
+        if row.started_at is not None and row.reused_from is None and start is not None and span_s > 0:
             offset = (row.started_at - start).total_seconds() / span_s
             bars.append((offset, (row.duration_s or 0.0) / span_s, row.status))
     return StageView(
@@ -124,7 +135,7 @@ def _stage_view(
         num_pending=max(num_clips - len(rows), 0),
         median_s=statistics.median(durations) if durations else 0.0,
         longest_s=max(durations, default=0.0),
-        total_s=sum(row.duration_s or 0.0 for row in rows),
+        total_s=sum(row.duration_s or 0.0 for row in rows if row.reused_from is None),
         size_bytes=sum(row.size_bytes or 0 for row in rows),
         frames=shapes.most_common(1)[0][0] if shapes else "",
         bars=tuple(bars),
