@@ -37,8 +37,19 @@ def generate(
     that it made by the same recipe are taken over. A clip that fails is a row, not an exception. Raises RunStoppedError
     where `max_gpu_hours` or `deadline` is reached before the end.
     """
-    overrides, stop = tuple(overrides), (max_gpu_hours, deadline)
-    request = RunRequest(prompts, output, preset, config_file, overrides, run_id, shard_size, stages, *stop, reuse)
+    request = RunRequest(
+        prompts=prompts,
+        output=output,
+        preset=preset,
+        config_file=config_file,
+        overrides=tuple(overrides),
+        run_id=run_id,
+        shard_size=shard_size,
+        stages=stages,
+        max_gpu_hours=max_gpu_hours,
+        deadline=deadline,
+        reuse=reuse,
+    )
     with open_engine(request) as engine:
         uri = engine.run.uri
         run_in_waves(uri, plan(uri), engine.run.config.stages)

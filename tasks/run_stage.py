@@ -1,12 +1,14 @@
 """The Prefect task that takes one shard through one stage: what is done is kept, the rest goes to the pool."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from magicvideo_core.manifest.artifacts import artifact_key_of
 from magicvideo_core.manifest.durable import ShardRecords, is_stale_skip, read_shard, reads
 from magicvideo_core.manifest.layout import journal_prefix
 from magicvideo_core.manifest.schema import ManifestRow
@@ -19,6 +21,9 @@ from tasks.retries import RETRY_TRANSIENT
 from tasks.runtime import Engine, engine_of
 
 logger = logging.getLogger(__name__)
+
+# How often a clip's upstream is made again for one stage: storage that loses it each time is no reason to go on.
+_MAX_REMAKES = 2
 
 Upstream = Mapping[str, Mapping[str, ManifestRow]]
 
@@ -41,11 +46,12 @@ def run_stage(run_uri: str, stage: str, shard_id: int) -> dict[str, int]:
     }
 
 
-def complete_shard(engine: Engine, stage: str, shard_id: int) -> StageCounts:
+def complete_shard(engine: Engine, stage: str, shard_id: int, lost: Collection[str] = ()) -> StageCounts:
     """Do what is left of a shard in a stage, then write its manifest; safe to call again at any point.
 
     A clip is done where it has a row that counts (`_void_attempts` says which do not). A clip whose upstream did not
-    succeed gets a `skipped` row. The journal is cleared once the manifest that repeats it is durable.
+    succeed gets a `skipped` row. `lost` are clips whose artifact of this stage a later one has found damaged. The
+    journal is cleared once the manifest that repeats it is durable.
     """
     storage, clips = engine.run.storage, engine.run.clips_of(shard_id)
     void: dict[str, int] | None = None
@@ -53,7 +59,9 @@ def complete_shard(engine: Engine, stage: str, shard_id: int) -> StageCounts:
     while True:
         records = read_shard(storage, stage, shard_id)
         if void is None:
-            void = _void_attempts(engine, stage, shard_id, records, clips)
+            void = _void_attempts(engine, stage, shard_id, records, clips, lost)
+            for clip_id in void:
+                engine.board.reopen(records.rows[clip_id])
         done = {clip_id: row for clip_id, row in records.rows.items() if row.attempt > void.get(clip_id, 0)}
         for clip in clips:
             if clip.clip_id in done and clip.clip_id not in made:
@@ -65,7 +73,8 @@ def complete_shard(engine: Engine, stage: str, shard_id: int) -> StageCounts:
         if not fold:
             made = {clip.clip_id: made[clip.clip_id] for clip in missing if clip.clip_id in made}
             untried = [clip for clip in missing if clip.clip_id not in made]
-            made.update((row.clip_id, row) for row in _make(engine, stage, shard_id, records.next_attempt, untried))
+            tried = _make(engine, stage, shard_id, records.next_attempt, untried, not_reused=lost)
+            made.update((row.clip_id, row) for row in tried)
             made = {clip_id: replace(row, attempt=records.next_attempt) for clip_id, row in made.items()}
         rows = {**records.rows, **made}
         # In the order of the plan. Rows of earlier attempts stay where they are: readers take the latest per clip.
@@ -88,12 +97,12 @@ def complete_shard(engine: Engine, stage: str, shard_id: int) -> StageCounts:
 
 
 def _void_attempts(
-    engine: Engine, stage: str, shard_id: int, records: ShardRecords, clips: Sequence[Clip]
+    engine: Engine, stage: str, shard_id: int, records: ShardRecords, clips: Sequence[Clip], lost: Collection[str]
 ) -> dict[str, int]:
     """Return the clips whose row does not count, and the row's attempt: a later one does.
 
     Rows that a retry has selected, rows skipped because of what has succeeded since, and rows whose artifact is not
-    there any more.
+    there any more, or is one of `lost`.
     """
     rows = [records.rows[clip.clip_id] for clip in clips if clip.clip_id in records.rows]
     upstream = _upstream(engine, stage, shard_id) if rows else {}
@@ -107,20 +116,41 @@ def _void_attempts(
         if (selection is not None and selection.reopens(row))
         or is_stale_skip(row, [before.get(row.clip_id) for before in upstream.values()])
         or row.clip_id in without_artifact
+        or row.clip_id in lost
     }
 
 
-def _make(engine: Engine, stage: str, shard_id: int, attempt: int, clips: Sequence[Clip]) -> list[ManifestRow]:
-    """Bring clips to a terminal row: skipped where their upstream did not succeed, taken over, or through the pool."""
-    upstream = _upstream(engine, stage, shard_id) if clips else {}
-    works, rows = _split_by_upstream(engine, stage, shard_id, attempt, clips, upstream)
-    if engine.reuse is not None and works:
-        rows += engine.reuse.take(engine.job(stage), works, upstream)
-    for row in rows:
-        engine.board.finish(row, was_running=False)
-    with_row = {row.clip_id for row in rows}
-    works = [work for work in works if work.clip.clip_id not in with_row]
-    return rows + (engine.pool(stage).run(works) if works else [])
+def _make(
+    engine: Engine, stage: str, shard_id: int, attempt: int, clips: Sequence[Clip], not_reused: Collection[str]
+) -> list[ManifestRow]:
+    """Bring clips to a terminal row: skipped where their upstream did not succeed, taken over, or through the pool.
+
+    Where an actor finds that what it reads is gone or damaged, the stage that made it makes it again first.
+    """
+    rows: list[ManifestRow] = []
+    remakes: Counter[str] = Counter()
+    while clips:
+        upstream = _upstream(engine, stage, shard_id)
+        works, found = _split_by_upstream(engine, stage, shard_id, attempt, clips, upstream)
+        if engine.reuse is not None:
+            candidates = [work for work in works if work.clip.clip_id not in not_reused]
+            found += engine.reuse.take(engine.job(stage), candidates, upstream)
+        for row in found:
+            engine.board.finish(row, was_running=False)
+        with_row = {row.clip_id for row in found}
+        works = [work for work in works if work.clip.clip_id not in with_row]
+        results = engine.pool(stage).run(works) if works else []
+        lost = [result for result in results if isinstance(result, UpstreamLost)]
+        rows += found + [result for result in results if isinstance(result, ManifestRow)]
+        rows += [_failed_row(engine, stage, works, each) for each in lost if remakes[each.clip_id] == _MAX_REMAKES]
+        lost = [each for each in lost if remakes[each.clip_id] < _MAX_REMAKES]
+        remakes.update(each.clip_id for each in lost)
+        for name in reads(stage, engine.run.config.stages):
+            if clip_ids := frozenset(each.clip_id for each in lost if each.stage == name):
+                logger.warning("%s is made again for %d clips: %s", name, len(clip_ids), lost[0].reason.error_message)
+                complete_shard(engine, name, shard_id, lost=clip_ids)
+        clips = [clip for clip in clips if clip.clip_id in {each.clip_id for each in lost}]
+    return rows
 
 
 def _split_by_upstream(
@@ -130,7 +160,9 @@ def _split_by_upstream(
     works, skipped = [], []
     for clip in clips:
         before = {name: rows[clip.clip_id] for name, rows in upstream.items()}
-        objects = {name: _artifact(row) for name, row in before.items() if row.status == "succeeded"}
+        objects = {
+            name: _artifact(engine.run.storage, row) for name, row in before.items() if row.status == "succeeded"
+        }
         work = ClipWork(clip, shard_id, attempt, objects)
         if len(objects) == len(upstream):
             works.append(work)
@@ -154,9 +186,11 @@ def _failed_row(engine: Engine, stage: str, works: list[ClipWork], lost: Upstrea
     return row
 
 
-def _artifact(row: ManifestRow) -> StoredObject:
-    assert row.artifact_uri is not None and row.sha256 is not None and row.size_bytes is not None
-    return StoredObject(row.artifact_uri, row.sha256, row.size_bytes)
+def _artifact(storage: Storage, row: ManifestRow) -> StoredObject:
+    """Return what a succeeded row says of its artifact, where the run lies now: it may have been moved since."""
+    key = artifact_key_of(row)
+    assert key is not None and row.sha256 is not None and row.size_bytes is not None
+    return StoredObject(storage.join(key), row.sha256, row.size_bytes)
 
 
 def _clear_journal(storage: Storage, stage: str, shard_id: int) -> None:

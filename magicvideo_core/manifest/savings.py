@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from magicvideo_core.ids import STAGES
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.session import SessionRecord
+
+_FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ def savings(sessions: Sequence[SessionRecord], rows: Iterable[ManifestRow]) -> S
     starts = [datetime.fromisoformat(session.started_at) for session in sessions]
     continued = [
         session
-        for session, start, end in zip(sessions, starts, [*starts[1:], None], strict=True)
-        if session.found_done.clip_stages and any(start <= at and (end is None or at < end) for at in begun)
+        for session, start, end in zip(sessions, starts, [*starts, _FOR_EVER][1:], strict=True)
+        if session.found_done.clip_stages and any(start <= at < end for at in begun)
     ]
     return Savings(
         num_continued=len(continued),

@@ -20,7 +20,7 @@ from magicvideo_core.manifest.table import list_manifests, read_manifest, read_m
 from magicvideo_core.storage import Storage
 from tasks import run_stage
 from tasks.plan import write_run
-from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob, unfinished_row
+from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob, UpstreamLost, unfinished_row
 from tasks.progress import ProgressBoard
 from tasks.publish import publish_run
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run
@@ -38,24 +38,29 @@ class InlinePool:
     def __init__(self, engine: "InlineEngine", stage: str) -> None:
         self._engine, self._stage = engine, stage
 
-    def run(self, works: Sequence[ClipWork]) -> list[ManifestRow]:
+    def run(self, works: Sequence[ClipWork]) -> list[ManifestRow | UpstreamLost]:
         actor = StageActor(self._engine.job(self._stage))
         actor.load()
-        rows = []
+        results: list[ManifestRow | UpstreamLost] = []
         for work in works:
             self._engine.board.start(self._stage, 1)
-            self._engine.computed.append((self._stage, work.clip.prompt))
             if (self._stage, work.clip.prompt) in self._engine.broken:
                 reason = run_stage.Reason("ActorDiedError", "as the test asked")
-                row = unfinished_row(self._engine.job(self._stage), work, "quarantined", reason)
-                write_record(self._engine.run.storage, row)
+                result: ManifestRow | Raised = unfinished_row(
+                    self._engine.job(self._stage), work, "quarantined", reason
+                )
+                write_record(self._engine.run.storage, result)
             else:
                 [result] = actor.run([work])
-                assert not isinstance(result, Raised), result
-                row = result
-            self._engine.board.finish(row, was_running=True)
-            rows.append(row)
-        return rows
+            if isinstance(result, Raised):
+                assert result.lost_stage is not None, result
+                self._engine.board.put_back(self._stage, 1)
+                results.append(UpstreamLost(result.clip_id, result.lost_stage, result.reason))
+            else:
+                self._engine.computed.append((self._stage, work.clip.prompt))
+                self._engine.board.finish(result, was_running=True)
+                results.append(result)
+        return results
 
 
 class InlineEngine:
@@ -226,6 +231,53 @@ def test_an_artifact_that_is_gone_is_made_again_and_only_that(request_of: Any, d
     assert InlineEngine(resolve_run(request_of())).work() == []
 
 
+def test_what_a_stage_finds_damaged_is_made_again_by_the_stage_that_made_it(request_of: Any) -> None:
+    undisturbed = InlineEngine(resolve_run(request_of(run_id="undisturbed")))
+    undisturbed.work()
+    broken = InlineEngine(resolve_run(request_of()), [("v2v", "two")])
+    broken.work()
+    storage = broken.run.storage
+    for stage in ("t2i", "i2v"):
+        flip_a_bit(storage, str(artifact_key_of(rows_of(storage)[stage, "two"])))
+    # The sizes are right, so nothing is noticed before v2v reads.
+    assert InlineEngine(resolve_run(request_of())).work() == []
+    again = InlineEngine(resolve_retry(RetryRequest(broken.run.uri, quarantined=True)))
+    assert again.work() == [(stage, "two") for stage in sorted(STAGES)]
+    assert outcome(storage) == outcome(undisturbed.run.storage)
+    assert {(counts.pending, counts.running, counts.succeeded) for counts in again.board.snapshot().values()} == {
+        (0, 0, 1)
+    }
+    assert audit_run(storage).ok
+    all_rows(storage)
+
+
+def test_storage_that_loses_what_was_made_each_time_is_not_fed_for_ever(
+    request_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = InlineEngine(resolve_run(request_of(stages="t2i,i2v")))
+    complete = run_stage.complete_shard
+
+    def complete_and_damage(engine: Any, stage: str, shard_id: int, lost: Any = ()) -> Any:
+        counts = complete(engine, stage, shard_id, lost)
+        if stage == "t2i":
+            flip_a_bit(engine.run.storage, str(artifact_key_of(rows_of(engine.run.storage)["t2i", "one"])))
+        return counts
+
+    monkeypatch.setattr(run_stage, "complete_shard", complete_and_damage)
+    write_run(engine.run)
+    for stage in ("t2i", "i2v"):
+        complete_and_damage(engine, stage, 0)
+    rows = rows_of(engine.run.storage)
+    assert (rows["i2v", "one"].status, rows["i2v", "one"].error_type) == ("failed", "UpstreamLostError")
+    assert (rows["t2i", "one"].attempt, rows["i2v", "two"].status) == (3, "succeeded")
+
+
+def flip_a_bit(storage: Storage, key: str) -> None:
+    data = bytearray(storage.read(key))
+    data[len(data) // 2] ^= 4
+    storage.write(key, bytes(data))
+
+
 def test_other_settings_of_the_last_stage_compute_only_that_one(request_of: Any, tmp_path: Path) -> None:
     first = InlineEngine(resolve_run(request_of()))
     first.work()
@@ -258,16 +310,11 @@ def test_reuse_computes_what_the_other_run_lacks_or_made_of_other_bytes(request_
     # As if t2i had come out otherwise there: what follows from it is not what follows here.
     row = rows["t2i", "three"]
     write_manifest(source, "t2i", row.shard_id, 2, [replace(row, attempt=2, status="failed")])
+    # Damaged there, which i2v finds when it has to compute here.
+    flip_a_bit(source, str(artifact_key_of(rows["t2i", "two"])))
     other = InlineEngine(resolve_run(request_of(run_id="other", reuse=first.run.uri)))
-    expected = {
-        ("i2v", "two"),
-        ("v2v", "two"),
-        ("vfi", "two"),
-        ("vfi", "one"),
-        ("t2i", "three"),
-        ("i2v", "three"),
-        ("v2v", "three"),
-    }
+    expected = {("t2i", "two"), ("i2v", "two"), ("v2v", "two"), ("vfi", "two"), ("vfi", "one")}
+    expected |= {("t2i", "three"), ("i2v", "three"), ("v2v", "three")}
     assert set(other.work()) == expected
     assert {status for status, _ in outcome(other.run.storage).values()} == {"succeeded"}
 
