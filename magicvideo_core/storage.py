@@ -1,5 +1,6 @@
 """Objects on any fsspec URL or local path: atomic writes with their hash, conditional creation, bounded retries."""
 
+import contextlib
 import errno
 import glob
 import hashlib
@@ -159,12 +160,10 @@ class Storage:
         uri = self.join(key)
         if self._local:
             self._try(f"delete {uri}", lambda: Path(uri).unlink(missing_ok=True))
-        elif self.exists(key):
-            try:
+        else:
+            # Gone already, or by a first try whose reply was lost.
+            with contextlib.suppress(FileNotFoundError):
                 self._try(f"delete {uri}", lambda: filesystem(uri).rm_file(uri))
-            except FileNotFoundError:
-                # Gone in the meantime, or a first try whose reply was lost.
-                return
 
     def _try(self, what: str, call: Callable[[], T]) -> T:
         try:

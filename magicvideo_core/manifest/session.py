@@ -130,13 +130,12 @@ class Session:
         with self._lock:
             if self._closing.is_set():
                 return None
-            newest = max(_session_numbers(self._hasty_storage), default=0)
-            theirs = _read(self._hasty_storage, newest)
-            mine = theirs if newest == self.number else _read(self._hasty_storage, self.number)
-            if newest > self.number or mine is None or mine.token != self._record.token:
+            # Where this session's own object is gone or torn it is written anew: nobody else claims the run.
+            newest = max(_session_numbers(self._hasty_storage), default=self.number)
+            found = _read(self._hasty_storage, newest)
+            if newest > self.number or (found is not None and found.token != self._record.token):
                 self._lost = True
-                by = f"by {_whose(theirs)}" if theirs is not None else "by its session being removed"
-                return f"the run {self._storage.uri} was taken over {by}"
+                return f"the run {self._storage.uri} was taken over by {_whose(found)}"
             self._record = replace(self._record, heartbeat=self._record.heartbeat + 1)
             self._hasty_storage.write(session_key(self.number), self._record.to_bytes())
             return None
@@ -169,7 +168,7 @@ def wait_until_free(storage: Storage) -> int:
     if number == 0:
         return 0
     first = _read_bytes(storage, number)
-    give_up_s = time.monotonic() + TAKEOVER_AFTER_S
+    started_s, said = time.monotonic(), False
     while True:
         data = _read_bytes(storage, number)
         record = SessionRecord.from_bytes(data)
@@ -177,9 +176,14 @@ def wait_until_free(storage: Storage) -> int:
             return number
         if data != first:
             raise _taken(storage, record)
-        if time.monotonic() > give_up_s:
+        silent_s = time.monotonic() - started_s
+        if silent_s > TAKEOVER_AFTER_S:
             # Nobody may have taken it in the meantime either: the next number is created conditionally.
             return number
+        if silent_s > 2 * HEARTBEAT_S and not said:
+            said = True
+            wait_s = TAKEOVER_AFTER_S - silent_s
+            logger.warning("run %s: waiting %.0f s for a sign of life of %s", storage.uri, wait_s, _whose(record))
         time.sleep(_WATCH_EVERY_S)
 
 
@@ -217,11 +221,12 @@ def _new_record(number: int) -> SessionRecord:
 
 
 def _taken(storage: Storage, record: SessionRecord | None) -> RunError:
-    whom = _whose(record) if record is not None else "another process"
-    return RunError(f"Run {storage.uri} is being worked on by {whom}: wait for it or stop it.")
+    return RunError(f"Run {storage.uri} is being worked on by {_whose(record)}: wait for it or stop it.")
 
 
-def _whose(record: SessionRecord) -> str:
+def _whose(record: SessionRecord | None) -> str:
+    if record is None:
+        return "another process"
     return f"pid {record.pid} on {record.hostname} since {record.started_at}"
 
 

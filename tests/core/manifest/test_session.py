@@ -122,6 +122,15 @@ def test_a_number_that_was_taken_meanwhile_is_refused(storage: Storage, monkeypa
     assert read_sessions(storage) == [other]
 
 
+def test_a_session_whose_object_is_removed_goes_on(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "HEARTBEAT_S", 1000.0)
+    session = open_session(storage, must_not_be_lost)
+    storage.delete(session_key(1))
+    assert session._beat() is None
+    assert [record.heartbeat for record in read_sessions(storage)] == [1]
+    session.close()
+
+
 def test_a_torn_session_counts_as_silent(storage: Storage) -> None:
     storage.write(session_key(1), b'{"numb')
     session = open_session(storage, must_not_be_lost)
