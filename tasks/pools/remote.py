@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from tasks.pools.sizing import actor_options
 
 _PING_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
+# Ray's own health checks take up to 20 s to call a node dead that went silent.
+_DEATH_NEWS_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class PoolActor(Protocol):
     def run(self, works: Sequence[ClipWork], timeout_s: float) -> list[ManifestRow | Raised]:
         """Take a batch through the stage."""
 
-    def lost_its_node(self) -> bool:
-        """Tell whether the machine of a dead actor is gone too. Never raises."""
+    def was_cut_off(self) -> bool:
+        """Tell whether the machine of a broken actor or the network to it failed, and not its process. Never raises."""
 
     def close(self) -> None:
         """Let the stage give its device back, then end the process. Never raises."""
@@ -60,6 +63,7 @@ class RayStageActor:
         self._ray: Any = ray
         self._pool = pool
         self._node_id: str | None = None
+        self._out_of_reach = False
         self._handle = ray.remote(StageProcess).options(**actor_options(pool)).remote(job)
 
     def place(self) -> bool:
@@ -72,16 +76,39 @@ class RayStageActor:
         return info
 
     def ping(self) -> None:
-        self._ray.get(self._handle.ping.remote(), timeout=_PING_TIMEOUT_S)
+        try:
+            self._ray.get(self._handle.ping.remote(), timeout=_PING_TIMEOUT_S)
+        except self._ray.exceptions.ActorUnavailableError:
+            self._out_of_reach = True
+            raise
 
     def run(self, works: Sequence[ClipWork], timeout_s: float) -> list[ManifestRow | Raised]:
-        results: list[ManifestRow | Raised] = self._ray.get(self._handle.run.remote(list(works)), timeout=timeout_s)
+        try:
+            results: list[ManifestRow | Raised] = self._ray.get(self._handle.run.remote(list(works)), timeout=timeout_s)
+        except self._ray.exceptions.ActorUnavailableError:
+            self._out_of_reach = True
+            raise
         return results
 
-    def lost_its_node(self) -> bool:
+    def was_cut_off(self) -> bool:
         with contextlib.suppress(Exception):
+            if self._out_of_reach and not self._died_within(_DEATH_NEWS_TIMEOUT_S):
+                return True
             alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
             return self._node_id is not None and self._node_id not in alive
+        return False
+
+    def _died_within(self, timeout_s: float) -> bool:
+        """Wait for Ray to find out what became of an actor out of reach; False where it is not known to be dead."""
+        ends_s = time.monotonic() + timeout_s
+        while (left_s := ends_s - time.monotonic()) > 0:
+            try:
+                self._ray.get(self._handle.ping.remote(), timeout=left_s)
+                return False
+            except self._ray.exceptions.ActorUnavailableError:
+                time.sleep(min(left_s, 1.0))
+            except self._ray.exceptions.ActorDiedError:
+                return True
         return False
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from magicvideo_core.storage import Storage, read_uri
 from tasks.progress import ProgressBoard
 from tasks.resolve import RunRequest, resolve_run
 from tasks.retries import RETRY_TRANSIENT
+from tasks.runtime import engine_of
 from tasks.status import run_status
 
 pytestmark = pytest.mark.usefixtures("local_ray", "prefect_api")
@@ -191,6 +192,27 @@ def test_a_second_driver_is_refused_and_one_that_was_taken_over_stops(
         run_generate(resolve_run(slow), slow, take_over_after_the_first_clip)
     assert read_sessions(storage)[1].ended_at is None, "its object is left to whoever took over"
     assert read_sessions(storage)[1].found_done == FoundDone()
+
+
+def test_a_stop_condition_finishes_what_is_in_flight_and_the_same_request_goes_on(
+    undisturbed: Storage, prompts: str, fake_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    request = RunRequest(
+        prompts, str(tmp_path), overrides=faulty(fake_overrides), run_id="run", shard_size=2, deadline="6h"
+    )
+    run = resolve_run(request)
+
+    def reach_the_deadline_after_the_first_clip(board: ProgressBoard) -> None:
+        if board.snapshot()["i2v"].succeeded:
+            engine_of(run.uri).drain(RunStoppedError("It is time."))
+
+    with pytest.raises(RunStoppedError, match="It is time"):
+        run_generate(run, request, reach_the_deadline_after_the_first_clip)
+    status = run_status(run.storage)
+    assert 0 < status["left"] < len(STAGES) * len(PROMPTS)
+    assert not sum(stage["failed"] + stage["skipped"] for stage in status["stages"].values())
+    run_generate(resolve_run(request), request, lambda board: None)
+    assert outcome(run.storage) == outcome(undisturbed)
 
 
 def test_another_configuration_or_prompt_set_is_refused(

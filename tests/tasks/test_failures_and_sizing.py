@@ -1,13 +1,26 @@
 """The taxonomy of Ray's errors, and how many actors fit where."""
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 import ray.exceptions
+import torch
 
 from magicvideo_core.config import PoolConfig
-from magicvideo_core.errors import ActorDiedError, ClipTimeoutError, ConfigError, PoolExhaustedError, WeightsError
-from tasks.pools.failures import RAY_ERRORS, Action, classify
+from magicvideo_core.errors import (
+    ActorDiedError,
+    ClipTimeoutError,
+    ConfigError,
+    GateError,
+    GivenMediaError,
+    PoolExhaustedError,
+    StorageUnavailableError,
+    UpstreamLostError,
+    WeightsError,
+)
+from tasks.pools.failures import APPLICATION_ERRORS, RAY_ERRORS, Action, application_action, classify
 from tasks.pools.sizing import actor_options, size_pools
 
 
@@ -32,6 +45,7 @@ def test_every_error_of_ray_has_an_action() -> None:
         (ray.exceptions.GetTimeoutError("time"), Action.REPLACE_ACTOR, ClipTimeoutError),
         (ray.exceptions.RayTaskError("run", "trace", ValueError("code")), Action.RETRY_CLIP, ValueError),
         (ray.exceptions.RayTaskError("load", "trace", WeightsError("no file")), Action.STOP_POOL, WeightsError),
+        (ray.exceptions.RayTaskError("run", "trace", MemoryError("all")), Action.REPLACE_ACTOR, MemoryError),
         (ray.exceptions.RuntimeEnvSetupError("env"), Action.STOP_POOL, PoolExhaustedError),
         (KeyError("a bug of ours"), Action.STOP_POOL, KeyError),
     ],
@@ -40,6 +54,37 @@ def test_what_follows_from_an_error(error: Exception, action: Action, kind: type
     failure = classify(error, "t2i actor 0, clip abc")
     assert failure.action is action
     assert isinstance(failure.error, kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "action"),
+    [
+        (GateError("black"), Action.RETRY_CLIP),
+        (KeyError("a bug of a stage"), Action.RETRY_CLIP),
+        (GivenMediaError("no such image"), Action.FAIL_CLIP),
+        (UpstreamLostError("gone", "t2i"), Action.REMAKE_UPSTREAM),
+        (StorageUnavailableError("503"), Action.AWAIT_STORAGE),
+        (torch.OutOfMemoryError("CUDA"), Action.REPLACE_ACTOR),
+        (ConfigError("wrong"), Action.STOP_POOL),
+    ],
+)
+def test_what_follows_from_an_error_in_an_actor(error: Exception, action: Action) -> None:
+    assert application_action(error) is action
+
+
+def test_the_written_taxonomy_says_what_the_code_does() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "failures.md").read_text()
+    application, _, rays = text.partition("## Errors of Ray")
+    assert _table(application) == {name: action.value for name, action in APPLICATION_ERRORS.items()}
+    assert list(_table(rays).items()) == [(name, action.value) for name, action in RAY_ERRORS]
+    assert {action.value for action in Action} == set(re.findall(r"^\| ([a-z ]+) \| [^|]+ \|$", text, re.M)) - {
+        "action"
+    }
+
+
+def _table(text: str) -> dict[str, str]:
+    """Return class and action of every row whose first cell is code."""
+    return dict(re.findall(r"^\| `(\w+)` \| ([a-z ]+) \|", text, re.M))
 
 
 def test_floors_first_then_one_each_in_turn() -> None:

@@ -59,7 +59,7 @@ class ScriptedActor:
         if self.dead:
             raise DIED()
 
-    def lost_its_node(self) -> bool:
+    def was_cut_off(self) -> bool:
         return bool(self.node_losses) and self.node_losses.pop() is None
 
     def load(self) -> ActorInfo:

@@ -37,6 +37,11 @@ def test_file_then_overrides_change_the_preset(tmp_path: Path) -> None:
     assert config.t2i.pool.resources == {"node_a": 0.5}
 
 
+def test_a_fault_may_have_the_name_of_a_number() -> None:
+    config = load_config(overrides=["t2i.fake.faults.bad=nan", "t2i.fake.faults.worse=kill"])
+    assert config.t2i.fake.faults == {"bad": "nan", "worse": "kill"}
+
+
 def test_configurations_survive_json_and_tell_what_differs() -> None:
     config = load_config()
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
@@ -71,6 +76,7 @@ BAD_OVERRIDES = {
     "fewer than the least": ("t2i.pool.min_actors=3", ["'t2i.pool'", "min_actors = 3", "max_actors = 1"]),
     "no share of a GPU": ("t2i.pool.num_gpus=0.4", ["'t2i.pool'", "num_gpus = 0.4", "1/n"]),
     "clips outlive actors": ("t2i.pool.max_clip_attempts=4", ["'t2i.pool'", "max_actor_deaths"]),
+    "unknown fault": ("t2i.fake.faults.bad=melt", ["'t2i.fake.faults.bad'", "'melt'", "'kill'"]),
     "preset": ("preset=tiny", ["'preset'", "--preset"]),
     "infinite": ("t2i.guidance_scale=inf", ["'t2i.guidance_scale'", "finite"]),
 }

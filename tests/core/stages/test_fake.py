@@ -38,7 +38,7 @@ def test_frames_depend_on_the_seed_and_not_on_batch_mates() -> None:
 
 
 def test_faults_strike_the_clips_they_are_for() -> None:
-    stage = create_stage("t2i", _config("t2i.fake.faults.cat=clip_error"))
+    stage = create_stage("t2i", _config("t2i.fake.faults.cat=clip_error", "t2i.fake.faults.do=raise"))
     stage.load("cpu")
     items = [StageItem(clip_of_prompt(prompt, 1)) for prompt in ("a dog", "a cat")]
     outcomes = stage.process(items)
@@ -49,6 +49,10 @@ def test_faults_strike_the_clips_they_are_for() -> None:
         create_stage("t2i", _config("t2i.fake.faults.cat=raise")).process(items)
     with pytest.raises(GateError, match="not_black"):
         sample_clip("a cat", _config("t2i.fake.faults.cat=black", "t2i.gate.not_black=true"), 1)
+    with pytest.raises(GateError, match=r"gate\.finite"):
+        sample_clip("a cat, asleep", _config("i2v.fake.faults.cat=nan"), 1)
+    with pytest.raises(MemoryError, match="64 MiB"):
+        create_stage("t2i", _config("t2i.fake.faults.cat=oom", "t2i.fake.oom_limit_mib=64")).process(items)
 
 
 def test_a_prompt_alone_starts_at_the_first_stage() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from magicvideo_core.config import load_config
 from magicvideo_core.errors import GateError
+from magicvideo_core.media import encode_lossless, encode_mp4, encode_png
 from magicvideo_core.stages import gate
 
 CONFIG = load_config(overrides=["i2v.gate.not_black=true", "i2v.gate.not_frozen=true"])
@@ -46,6 +47,20 @@ def test_each_setting_refuses_what_it_is_for_and_can_be_off(setting: str) -> Non
 def test_an_interpolated_video_has_the_frames_its_input_asks_for() -> None:
     with pytest.raises(GateError, match="45 frames instead of 46"):
         gate.check(_frames(45, 128), CONFIG.vfi, num_input_frames=16)
+
+
+@pytest.mark.parametrize("stage", ["t2i", "i2v", "vfi"])
+def test_what_is_stored_decodes_to_its_shape(stage: str) -> None:
+    encoders = {"t2i": lambda frames: encode_png(frames[0]), "i2v": lambda frames: encode_lossless(frames, 8.0)}
+    frames = _frames(1 if stage == "t2i" else 16)
+    data = encoders.get(stage, lambda frames: encode_mp4(frames, 24.0))(frames)
+    gate.check_stored(data, frames.shape, CONFIG.stage(stage))
+    for broken in (b"", data[: len(data) // 3], b"\0" * len(data)):
+        with pytest.raises(GateError, match=r"gate\.decodable"):
+            gate.check_stored(broken, frames.shape, CONFIG.stage(stage))
+    with pytest.raises(GateError, match="instead of"):
+        gate.check_stored(data, (frames.shape[0] + 1, *frames.shape[1:]), CONFIG.stage(stage))
+    gate.check_stored(b"", frames.shape, load_config(overrides=[f"{stage}.gate.decodable=false"]).stage(stage))
 
 
 def test_stillness_and_black_may_be_meant_in_tiny() -> None:

@@ -1,0 +1,118 @@
+"""Drills on Ray clusters of their own, run by `test_ray_cluster.py` in a process each: `cluster_drills.py NAME FOLDER`."""
+
+import json
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from magicvideo_core.config import RunConfig, load_config
+from magicvideo_core.errors import PoolExhaustedError
+from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.prompts import clip_of_prompt
+from magicvideo_core.storage import Storage
+from tasks.pools.actor import ClipWork, StageJob, unfinished_row
+from tasks.pools.pool import PoolHooks, StagePool
+from tasks.pools.remote import RayStageActor
+from tasks.progress import ProgressBoard
+
+SMALL = ("t2i.backend=fake", "t2i.height=16", "t2i.width=16", "t2i.pool.num_cpus=1", "t2i.pool.max_clip_attempts=1")
+QUIET: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
+# Above the seconds in which Ray starts a process on a busy machine.
+PLACEMENT_TIMEOUT_S = 15.0
+# What the memory hog may take before Ray's monitor has to step in, and what it takes at most.
+HEADROOM_MIB, MOST_MIB = 700, 2500
+
+
+class WatchedBoard(ProgressBoard):
+    """Tells when a clip has finished."""
+
+    def __init__(self, num_clips: int) -> None:
+        super().__init__(["t2i"], num_clips)
+        self.finished = threading.Event()
+
+    def finish(self, row: ManifestRow, *, was_running: bool) -> None:
+        super().finish(row, was_running=was_running)
+        self.finished.set()
+
+
+def make_pool(folder: Path, config: RunConfig, board: ProgressBoard) -> StagePool:
+    job = StageJob("t2i", config, Storage(folder), "run", "recipe")
+    hooks = PoolHooks(
+        partial(RayStageActor, job, config.t2i.pool),
+        lambda work, status, reason, effort: unfinished_row(job, work, status, reason, effort),
+        lambda: None,
+    )
+    return StagePool("t2i", config.t2i.pool, 1, hooks, board)
+
+
+def works(*prompts: str) -> list[ClipWork]:
+    return [ClipWork(clip_of_prompt(prompt, seed), 0, 1) for seed, prompt in enumerate(prompts)]
+
+
+def node_loss(folder: Path) -> dict[str, Any]:
+    """Lose the node of the only actor while it computes; then lose the other one too."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **QUIET})
+    nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=1, **QUIET) for _ in range(2))}
+    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    limits = (f"t2i.pool.placement_timeout_s={PLACEMENT_TIMEOUT_S}", "t2i.fake.sleep_s=0.5")
+    board = WatchedBoard(3)
+    pool = make_pool(folder, load_config(overrides=[*SMALL, *limits]), board)
+    with ThreadPoolExecutor(1) as caller:
+        running = caller.submit(pool.run, works("one", "two", "three"))
+        board.finished.wait()
+        first_home = pool.actors()[0].node_id
+        cluster.remove_node(nodes.pop(first_home), allow_graceful=False)
+        rows = [row for row in running.result() if isinstance(row, ManifestRow)]
+    second_home = pool.actors()[0].node_id
+    cluster.remove_node(nodes.pop(second_home), allow_graceful=False)
+    started_s, stopped_by = time.monotonic(), ""
+    try:
+        # An actor outlives its node by some clips.
+        pool.run(works(*(f"more {number}" for number in range(40))))
+    except PoolExhaustedError as error:
+        stopped_by = str(error)
+    waited_s = time.monotonic() - started_s
+    pool.close()
+    ray.shutdown()
+    cluster.shutdown()
+    return {
+        "statuses": [row.status for row in rows],
+        "num_actors": len({row.actor_id for row in rows}),
+        "moved": first_home != second_home,
+        "stopped_by": stopped_by,
+        "waited_s": waited_s,
+    }
+
+
+def memory(folder: Path) -> dict[str, Any]:
+    """Let one clip take memory until Ray's monitor kills its actor."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    machine_mib = {words[0]: int(words[1]) / 1024 for words in lines}
+    total_mib = machine_mib["MemTotal:"]
+    threshold = (total_mib - machine_mib["MemAvailable:"] + HEADROOM_MIB) / total_mib
+    ray.init(
+        address="local",
+        num_cpus=1,
+        logging_level="ERROR",
+        log_to_driver=False,
+        _system_config={"memory_usage_threshold": threshold, "memory_monitor_refresh_ms": 50},
+        **QUIET,
+    )
+    faults = ("t2i.fake.faults.greedy=oom", f"t2i.fake.oom_limit_mib={MOST_MIB}", "t2i.pool.clip_timeout_s=60")
+    pool = make_pool(folder, load_config(overrides=[*SMALL, *faults]), ProgressBoard(["t2i"], 3))
+    rows = [row for row in pool.run(works("one", "greedy", "two")) if isinstance(row, ManifestRow)]
+    pool.close()
+    ray.shutdown()
+    return {row.prompt: [row.status, row.error_type, row.error_message] for row in rows}
+
+
+if __name__ == "__main__":
+    drill = {"node_loss": node_loss, "memory": memory}[sys.argv[1]]
+    print(json.dumps(drill(Path(sys.argv[2]))))

@@ -1,0 +1,137 @@
+"""A stage actor in this process: what it makes, what it checks before, and what each error of its own means."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magicvideo_core.config import RunConfig, load_config
+from magicvideo_core.errors import StorageUnavailableError
+from magicvideo_core.manifest.journal import list_records
+from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.media import decode_image
+from magicvideo_core.prompts import Clip, clip_of_prompt
+from magicvideo_core.storage import Storage, StoredObject, read_uri
+from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob
+from tasks.pools.failures import Action
+
+CLIPS = [clip_of_prompt(prompt, seed) for seed, prompt in enumerate(["plain one", "a bad one", "plain two"])]
+
+
+def loaded(folder: Path, config: RunConfig, stage: str = "t2i") -> StageActor:
+    actor = StageActor(StageJob(stage, config, Storage(folder), "run", "recipe"), "actor")
+    actor.load()
+    return actor
+
+
+def raised(actor: StageActor, work: ClipWork) -> Raised:
+    """Run one clip that must not get a row, nor a record."""
+    [result] = actor.run([work])
+    assert isinstance(result, Raised)
+    assert (result.clip_id, result.effort.actor_id, result.effort.device) == (work.clip.clip_id, "actor", "cpu")
+    return result
+
+
+@pytest.fixture
+def reference(fake_overrides: tuple[str, ...], tmp_path: Path) -> StoredObject:
+    """What t2i made of the first clip."""
+    [row] = loaded(tmp_path, load_config(overrides=fake_overrides)).run([ClipWork(CLIPS[0], 0, 1)])
+    assert isinstance(row, ManifestRow)
+    return StoredObject(str(row.artifact_uri), str(row.sha256), int(row.size_bytes or 0))
+
+
+def test_it_makes_what_the_library_makes(fake_overrides: tuple[str, ...], tmp_path: Path) -> None:
+    actor = loaded(tmp_path, load_config(overrides=fake_overrides))
+    first, second = (actor.run([ClipWork(clip, 0, 1) for clip in clips]) for clips in (CLIPS, CLIPS[::-1]))
+    actor.close()
+    assert [row.clip_id for row in first] == [clip.clip_id for clip in CLIPS]
+    hashes = {row.clip_id: row.sha256 for row in first if isinstance(row, ManifestRow)}
+    assert hashes == {row.clip_id: row.sha256 for row in second if isinstance(row, ManifestRow)}
+    for row in first:
+        assert isinstance(row, ManifestRow) and row.artifact_uri is not None
+        assert decode_image(read_uri(row.artifact_uri)).shape == (16, 16, 3)
+        assert (row.width, row.height, row.num_frames, row.fps, row.device) == (16, 16, 1, None, "cpu")
+
+
+@pytest.mark.parametrize("harm", ["deleted", "truncated", "flipped"])
+def test_what_it_reads_is_checked_against_its_row(
+    fake_overrides: tuple[str, ...], tmp_path: Path, reference: StoredObject, harm: str
+) -> None:
+    actor = loaded(tmp_path, load_config(overrides=fake_overrides), "i2v")
+    work = ClipWork(CLIPS[0], 0, 1, {"t2i": reference})
+    [row] = actor.run([work])
+    assert isinstance(row, ManifestRow) and row.status == "succeeded"
+    path = Path(reference.uri)
+    data = path.read_bytes()
+    if harm == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if harm == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
+    result = raised(actor, work)
+    assert (result.action, result.lost_stage) == (Action.REMAKE_UPSTREAM, "t2i")
+    assert result.reason.error_type == "UpstreamLostError"
+    assert path.name in result.reason.error_message
+    assert {"deleted": "is gone", "truncated": "bytes instead of", "flipped": "sha256"}[
+        harm
+    ] in result.reason.error_message
+
+
+@pytest.mark.parametrize("given", ["missing", "folder", "text"])
+def test_an_image_that_the_prompt_names_wrongly_fails_at_once(
+    fake_overrides: tuple[str, ...], tmp_path: Path, given: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("no image")
+    clip = Clip("a", "one", image=str(tmp_path / given))
+    result = raised(loaded(tmp_path / "run", load_config(overrides=fake_overrides)), ClipWork(clip, 0, 1))
+    assert (result.action, result.reason.error_type) == (Action.FAIL_CLIP, "GivenMediaError")
+    assert given in result.reason.error_message
+
+
+@pytest.mark.parametrize("what", ["artifact", "record"])
+@pytest.mark.parametrize("error", [StorageUnavailableError("503"), PermissionError("the token has expired")])
+def test_trouble_with_storage_is_not_the_clips_fault(
+    fake_overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, error: Exception
+) -> None:
+    def write(storage: Storage, key: str, data: bytes) -> StoredObject:
+        if key.startswith("artifacts" if what == "artifact" else "journal"):
+            raise error
+        return original(storage, key, data)
+
+    original: Any = Storage.write
+    actor = loaded(tmp_path, load_config(overrides=fake_overrides))
+    monkeypatch.setattr(Storage, "write", write)
+    result = raised(actor, ClipWork(CLIPS[0], 0, 1))
+    assert (result.action, result.reason.error_type) == (Action.AWAIT_STORAGE, "StorageUnavailableError")
+
+
+@pytest.mark.parametrize(
+    ("fault", "action", "error_type"),
+    [
+        ("raise", Action.RETRY_CLIP, "RuntimeError"),
+        ("clip_error", Action.RETRY_CLIP, "GateError"),
+        ("nan", Action.RETRY_CLIP, "GateError"),
+        ("oom", Action.REPLACE_ACTOR, "MemoryError"),
+    ],
+)
+def test_what_the_errors_of_a_stage_mean(
+    fake_overrides: tuple[str, ...], tmp_path: Path, fault: str, action: Action, error_type: str
+) -> None:
+    faults = [f"t2i.fake.faults.bad={fault}", "t2i.fake.oom_limit_mib=64"]
+    actor = loaded(tmp_path, load_config(overrides=[*fake_overrides, *faults]))
+    result = raised(actor, ClipWork(CLIPS[1], 0, 1))
+    assert (result.action, result.reason.error_type) == (action, error_type)
+    assert "Traceback" in str(result.reason.error_traceback)
+    assert not list_records(Storage(tmp_path), "t2i", 0)
+    [row] = actor.run([ClipWork(CLIPS[0], 0, 1)])
+    assert isinstance(row, ManifestRow)
+
+
+def test_what_does_not_decode_is_not_stored(
+    fake_overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.pools.actor.encode_png", lambda frame: b"no image")
+    result = raised(loaded(tmp_path, load_config(overrides=fake_overrides)), ClipWork(CLIPS[0], 0, 1))
+    assert (result.action, result.reason.error_type) == (Action.RETRY_CLIP, "GateError")
+    assert "gate.decodable" in result.reason.error_message
+    assert not Storage(tmp_path).list("artifacts")
