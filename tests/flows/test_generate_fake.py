@@ -27,7 +27,7 @@ from magicvideo_core.storage import Storage, read_uri
 from tasks.progress import ProgressBoard
 from tasks.resolve import RunRequest, resolve_run
 from tasks.retries import RETRY_TRANSIENT
-from tasks.runtime import engine_of
+from tasks.runtime import Engine, engine_of
 from tasks.status import run_status
 
 pytestmark = pytest.mark.usefixtures("local_ray", "prefect_api")
@@ -201,10 +201,12 @@ def test_a_stop_condition_finishes_what_is_in_flight_and_the_same_request_goes_o
         prompts, str(tmp_path), overrides=faulty(fake_overrides), run_id="run", shard_size=2, deadline="6h"
     )
     run = resolve_run(request)
+    drained: list[Engine] = []
 
     def reach_the_deadline_after_the_first_clip(board: ProgressBoard) -> None:
-        if board.snapshot()["i2v"].succeeded:
-            engine_of(run.uri).drain(RunStoppedError("It is time."))
+        if board.snapshot()["i2v"].succeeded and not drained:
+            drained.append(engine_of(run.uri))
+            drained[0].drain(RunStoppedError("It is time."))
 
     with pytest.raises(RunStoppedError, match="It is time"):
         run_generate(run, request, reach_the_deadline_after_the_first_clip)
