@@ -63,7 +63,7 @@ def verify(run_uri: str, as_json: bool) -> int:
     else:
         for line in audit.lines():
             print(line)
-        verdict = "as the manifests say" if audit.ok else f"{len(audit.lines())} problems"
+        verdict = "as the manifests say" if audit.ok else f"problems: {len(audit.lines())}"
         print(f"{audit.num_artifacts} artifacts, {audit.num_bytes} bytes, {verdict}: {audit.run_uri}")
     return DONE if audit.ok else SOME_CLIPS_DID_NOT
 
