@@ -95,7 +95,7 @@ def request_of(tmp_path: Path, fake_overrides: tuple[str, ...]) -> Any:
 
     def make(**changes: Any) -> RunRequest:
         values = {"overrides": fake_overrides, "run_id": "run", "shard_size": 2}
-        return RunRequest(str(tmp_path / "p.csv"), str(tmp_path), **{**values, **changes})
+        return RunRequest(str(tmp_path / "p.csv"), **{"output": str(tmp_path), **values, **changes})
 
     return make
 
@@ -380,3 +380,35 @@ def test_where_another_driver_took_the_attempt_its_rows_count_and_ours_follow(
         ("two", 2, ""),
     ]
     assert engine.computed == [("t2i", "one"), ("t2i", "two")]
+
+
+def test_torn_lost_damaged_retried_reused_and_verified_on_s3(s3: Any, request_of: Any, tmp_path: Path) -> None:
+    undisturbed = InlineEngine(resolve_run(request_of(run_id="undisturbed")))
+    undisturbed.work()
+    request = request_of(output=s3.uri(tmp_path.name))
+    broken = InlineEngine(resolve_run(request), [("v2v", "two")])
+    broken.work()
+    storage = broken.run.storage
+    torn = "manifests/vfi/shard-00000.attempt-001.parquet"
+    storage.write(torn, storage.read(torn)[:-30])
+    gone = str(artifact_key_of(rows_of(storage)["t2i", "three"]))
+    storage.delete(gone)
+    flip_a_bit(storage, str(artifact_key_of(rows_of(storage)["i2v", "two"])))
+    assert {line.split(":")[0] for line in audit_run(storage).lines()} == {
+        "unreadable",
+        "missing",
+        "different",
+        "extra",
+        "without a row",
+    }
+    assert InlineEngine(resolve_run(request)).work() == [("t2i", "three"), ("vfi", "one")]
+    again = InlineEngine(resolve_retry(RetryRequest(storage.uri, stage="v2v", quarantined=True)))
+    assert again.work() == [("i2v", "two"), ("v2v", "two"), ("vfi", "two")]
+    assert outcome(storage) == outcome(undisturbed.run.storage)
+    assert audit_run(storage).lines() == []
+    # The server's own copy within one store, read and written between two.
+    for output in (s3.uri(tmp_path.name), str(tmp_path)):
+        other = InlineEngine(resolve_run(request_of(output=output, run_id="other", reuse=storage.uri)))
+        assert other.work() == []
+        assert outcome(other.run.storage) == outcome(storage)
+        assert audit_run(other.run.storage).ok
