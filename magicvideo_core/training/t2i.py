@@ -30,14 +30,15 @@ from magicvideo_core.training.diffusion import (
     second_pass_source,
     weighted_error,
 )
+from magicvideo_core.training.text import MOTION_TOLD_WEIGHT, motion_told_loss
 
 LAYOUT_PIXELS = 64
 # The second pass: 128-pixel images are only trained from here down, most of them from an upsampled first pass. Learning layout
 # at 128 pixels too takes many times longer (there, a big object is still visible at timestep 900).
 REFINE_MAX_TIMESTEP = 700
 # With many latent channels a shape can be made out below this timestep: position and outline are decided above it.
-LAYOUT_MIN_TIMESTEP = 800
-LAYOUT_SHARE = 0.6
+LAYOUT_MIN_TIMESTEP = 920
+LAYOUT_SHARE = 0.65
 TWO_OBJECT_SHARE = 0.15
 
 
@@ -73,7 +74,7 @@ class TextToImageRecipe:
         for _ in range(count):
             scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1)
             # Motion words go with the first frame, where the reference image of that clip would be.
-            first_frame = rng.random() < 0.65
+            first_frame = rng.random() < 0.9
             frames.append((scene, 0.0 if first_frame else rng.random()))
             captions.append(training_caption(scene, rng, motion=first_frame))
         parameters = frame_parameters(frames)
@@ -97,7 +98,8 @@ class TextToImageRecipe:
             prompt_embeds,
             added_cond_kwargs=added_conditions(self.unet, pooled, pixels, pixels),
         ).sample
-        return weighted_error(predicted, latents, batch.loss_weights_N, weights)
+        error = weighted_error(predicted, latents, batch.loss_weights_N, weights)
+        return error + MOTION_TOLD_WEIGHT * motion_told_loss(pooled, captions)
 
     def save(self, directory: Path) -> None:
         """Store in the hub layout of a text-to-image pipeline."""

@@ -47,6 +47,7 @@ from magicvideo_core.training.diffusion import (
     weighted_error,
 )
 from magicvideo_core.training.t2i import TWO_OBJECT_SHARE, TextToImageRecipe
+from magicvideo_core.training.text import MOTION_TOLD_WEIGHT, motion_told_loss
 
 NUM_KEYFRAMES = 16
 PIXELS = {"i2v": 64, "v2v": 128}
@@ -183,7 +184,8 @@ class VideoRecipe:
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=mid,
             ).sample
-        return weighted_error(predicted, latents, batch.loss_weights_N, weights)
+        error = weighted_error(predicted, latents, batch.loss_weights_N, weights)
+        return error + MOTION_TOLD_WEIGHT * motion_told_loss(pooled, captions)
 
     def _with_prior(self, noise: torch.Tensor, reference_NCHW: torch.Tensor, rng: random.Random) -> torch.Tensor:
         """NCFHW noise with the latent noise prior of inference, left out for some clips."""

@@ -1,4 +1,4 @@
-"""The fault drills, short: nothing missing, doubled or different whatever dies; `tests/bench/faults.py` has them at length."""
+"""The fault drills, short: nothing missing, doubled or different whatever dies; `tests/bench/fault_drills.py` has them at length."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """The fault drills: what is lost, doubled, different or computed twice when things die, at full length.
 
-    python tests/bench/faults.py [--only actor-killed,driver-killed] [--scale 1] [--clips 40]
+    python tests/bench/fault_drills.py [--only actor-killed,driver-killed] [--scale 1] [--clips 40]
 
 Every row is a run of the fake backend that is disturbed that often and given again until it ends with exit code 0, compared
 with an undisturbed run byte by byte. Beside them a run with poison clips. Takes about half an hour on two cores.
