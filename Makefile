@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench drills clean
 
 help:
 	@echo "make demo    six prompts to six videos with the embedded weights, into a fresh run under runs/"
 	@echo "make test    the tests"
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make bench   what the pipeline, a clip, interpolation and the demo cost here"
+	@echo "make drills  fault drills at length: what dies, and what is lost by it (about half an hour)"
 	@echo "make setup   only the virtual environment (every other verb does it when it is missing or out of date)"
 
 setup: $(STAMP)
@@ -38,6 +39,9 @@ bench: $(STAMP)
 	$(BIN)/python tests/bench/clip.py
 	$(BIN)/python tests/bench/vfi.py
 	$(BIN)/python tests/bench/demo.py
+
+drills: $(STAMP)
+	$(BIN)/python tests/bench/fault_drills.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

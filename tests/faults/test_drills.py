@@ -1,4 +1,4 @@
-"""The fault drills, short: nothing missing, doubled or different whatever dies; `tests/bench/fault_drills.py` has them at length."""
+"""The fault drills, short: nothing missing, doubled or different whatever dies; `make drills` runs them at length."""
 
 from pathlib import Path
 
