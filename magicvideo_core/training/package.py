@@ -5,6 +5,7 @@ python -m magicvideo_core.training.package FAMILY
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -37,12 +38,21 @@ def package_family(source: Path, target: Path) -> int:
             for file in sorted(folder.iterdir()):
                 if file.suffix == ".safetensors":
                     _store_half(file, destination / file.name)
+                elif file.name == "config.json":
+                    _store_configuration(file, destination / file.name)
                 elif file.suffix == ".json":
                     shutil.copyfile(file, destination / file.name)
     total = sum(file.stat().st_size for file in target.rglob("*.safetensors"))
     if total > MAX_BYTES:
         raise WeightsError(f"The weights in {target} take {total} bytes; the limit is {MAX_BYTES}.")
     return total
+
+
+def _store_configuration(source: Path, target: Path) -> None:
+    values = json.loads(source.read_text())
+    # Where diffusers and transformers had loaded it from: a path of the machine that trained it.
+    values.pop("_name_or_path", None)
+    target.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def _store_half(source: Path, target: Path) -> None:

@@ -58,6 +58,7 @@ def test_a_family_is_packaged_as_fp16_within_the_limit(family: Path, tmp_path: P
     assert total <= package.MAX_BYTES
     tensors = load_file(tmp_path / "t2i" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {each.dtype for each in tensors.values()} == {torch.float16}
+    assert str(family.parent) not in (tmp_path / "t2i" / "unet" / "config.json").read_text()
     monkeypatch.setattr(package, "MAX_BYTES", total - 1)
     with pytest.raises(WeightsError, match="the limit is"):
         package.package_family(family, tmp_path)
