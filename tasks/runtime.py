@@ -199,7 +199,8 @@ class Engine:
         while not self._closing.wait(max(0.0, min((deadline - datetime.now(UTC)).total_seconds(), _LONGEST_NAP_S))):
             # The clock may be set in the meantime.
             if datetime.now(UTC) >= deadline:
-                self.drain(RunStoppedError(f"Run {self.run.run_id} has reached its deadline, {deadline.astimezone()}."))
+                at = f"{deadline.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+                self.drain(RunStoppedError(f"Run {self.run.run_id} has reached its deadline, {at}."))
                 return
 
     def _check_budget(self) -> None:

@@ -71,6 +71,8 @@ RAY_ERRORS: tuple[tuple[str, Action], ...] = (
     ("RayError", Action.STOP_POOL),
 )
 
+_LONGEST_SUMMARY = 600
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -95,7 +97,7 @@ def classify(error: Exception, what: str) -> Failure:
     if action is Action.REPLACE_ACTOR:
         return Failure(Action.REPLACE_ACTOR, _actor_error(error, what))
     if action is Action.STOP_POOL:
-        return Failure(Action.STOP_POOL, PoolExhaustedError(f"{what}: {type(error).__name__}: {_first_line(error)}"))
+        return Failure(Action.STOP_POOL, PoolExhaustedError(f"{what}: {type(error).__name__}: {_summary(error)}"))
     # Not Ray's: an error of the pool's own code or of the journal.
     return Failure(Action.STOP_POOL, error)
 
@@ -115,7 +117,7 @@ def _actor_error(error: Exception, what: str) -> ActorError:
 
     if isinstance(error, ray.exceptions.GetTimeoutError):
         return ClipTimeoutError(f"{what}: no result in time, so the actor was killed")
-    return ActorDiedError(f"{what}: {type(error).__name__}: {_first_line(error)}")
+    return ActorDiedError(f"{what}: {type(error).__name__}: {_summary(error)}")
 
 
 def _cause(error: Exception) -> Exception:
@@ -124,6 +126,7 @@ def _cause(error: Exception) -> Exception:
     return cause if isinstance(cause, Exception) else error
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"
+def _summary(error: Exception) -> str:
+    """Return the first and the last line of a message: between them Ray names the actor, at the end how it ended."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or ["no message"]
+    return " ".join(dict.fromkeys([lines[0], lines[-1]]))[:_LONGEST_SUMMARY]
