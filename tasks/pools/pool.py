@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from magicvideo_core.config import PoolConfig
-from magicvideo_core.errors import PoolExhaustedError, StorageLostError
+from magicvideo_core.errors import ClipTimeoutError, PoolExhaustedError, StorageLostError
 from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
 from tasks.pools.failures import Action, Failure, classify
@@ -288,7 +288,9 @@ class StagePool:
         if failure.action is Action.STOP_POOL:
             self.stop(failure.error)
             return
-        cut_off = failure.action is Action.REPLACE_ACTOR and actor.was_cut_off()
+        # Who waits for storage looks as if it hung.
+        no_storage = isinstance(failure.error, ClipTimeoutError) and not self._storage.answers()
+        cut_off = failure.action is Action.REPLACE_ACTOR and (no_storage or actor.was_cut_off())
         if failure.action is Action.REPLACE_ACTOR:
             # Before the clips go back, so that a pool without a live slot stops instead of taking them.
             # One poison clip strikes once however often it kills: only different clips speak against the machine.

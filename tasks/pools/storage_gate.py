@@ -36,6 +36,15 @@ class StorageGate:
         """Note that storage failed."""
         self._shut = True
 
+    def answers(self) -> bool:
+        """Look after storage once; where it does not work, the gate is shut."""
+        try:
+            self._probe()
+        except (TransientError, OSError):
+            self.shut()
+            return False
+        return True
+
     def wait(self) -> None:
         """Wait until storage answers, or the pool stops. Raises StorageLostError when the patience has ended."""
         if self._shut:

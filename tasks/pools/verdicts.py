@@ -51,7 +51,7 @@ class Verdicts:
                 self._try_again(pending, raised, in_company=in_company)
 
     def cut_off(self, pending: Pending, raised: Raised, *, in_company: bool) -> None:
-        """Put a clip back whose machine or network is gone, as it was; too often speaks against it all the same."""
+        """Put a clip back whose machine, network or storage is gone; too often speaks against it all the same."""
         pending.cuts += 1
         if pending.cuts <= _MAX_CUTS:
             self._work.put_back(pending, first=True)

@@ -439,6 +439,27 @@ def test_a_lost_machine_speaks_neither_against_the_clip_nor_against_the_slot() -
     assert len(harness.log) == 5 + 1 + 1
 
 
+def test_running_out_of_time_without_storage_is_not_the_clips_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.pools.storage_gate._FIRST_DELAY_S", 0.01)
+
+    def probe() -> None:
+        if len(probes) < 3:
+            probes.append(len(harness.log))
+            raise StorageUnavailableError("no answer")
+
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow:
+        if len(harness.log) == 1:
+            raise HUNG()
+        return row(work.clip.clip_id)
+
+    probes: list[int] = []
+    harness = Harness(behave, max_clip_attempts=1, max_actor_deaths=2, probe=probe)
+    rows = harness.run("a")
+    harness.pool.close()
+    assert (rows["a"].status, len(harness.actors)) == ("succeeded", 2)
+    assert probes == [1, 1, 1], "nothing was computed before storage answered"
+
+
 def test_an_actor_that_died_idle_is_replaced_before_it_gets_a_clip() -> None:
     harness = Harness(succeed, max_clip_attempts=1)
     harness.run("a")
