@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -145,18 +145,25 @@ def render_batch(parameters: FrameParameters, pixels: int) -> torch.Tensor:
 
 def object_masks(parameters: FrameParameters, pixels: int) -> torch.Tensor:
     """Coverage of any object, float32 NHW in 0..1: every object drawn white and plain on black."""
-    white = FrameParameters(
-        parameters.x_NK,
-        parameters.y_NK,
-        parameters.radius_NK,
-        parameters.angle_NK,
-        torch.ones_like(parameters.colour_NKC),
-        parameters.shape_NK,
-        torch.zeros_like(parameters.texture_NK),
-        parameters.present_NK,
-        torch.zeros_like(parameters.background_NC),
+    white = replace(
+        parameters,
+        colour_NKC=torch.ones_like(parameters.colour_NKC),
+        texture_NK=torch.zeros_like(parameters.texture_NK),
+        background_NC=torch.zeros_like(parameters.background_NC),
     )
     return render_batch(white, pixels)[:, 0]
+
+
+def without_texture(parameters: FrameParameters) -> FrameParameters:
+    """The same frames with every pattern replaced by its mean brightness: what remains of it at a low resolution."""
+    dots = (1 - DARK_FACTOR) * math.pi * (DOT_RADIUS / DOT_PITCH) ** 2
+    shade = {"none": 1.0, "striped": (1 + DARK_FACTOR) / 2, "dotted": 1 - dots}
+    shade_NK = torch.tensor([shade[name] for name in TEXTURES])[parameters.texture_NK]
+    return replace(
+        parameters,
+        colour_NKC=parameters.colour_NKC * shade_NK[..., None],
+        texture_NK=torch.zeros_like(parameters.texture_NK),
+    )
 
 
 def render(scene: SceneSpec, times_u: Sequence[float], pixels: int) -> np.ndarray:

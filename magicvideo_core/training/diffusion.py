@@ -6,6 +6,7 @@ Shape suffixes: N images (or frames), C channels, H, W latent size, L tokens, D 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +15,17 @@ import torch.nn.functional as F
 from diffusers import DPMSolverMultistepScheduler
 
 from magicvideo_core.models.latents import decode, encode, resized
-from magicvideo_core.moving_shapes.renderer import FrameParameters, render_batch
+from magicvideo_core.moving_shapes.renderer import FrameParameters, render_batch, without_texture
 
 OBJECT_WEIGHT = 3.0
 LOW_RESOLUTION_NOISE = 0.2
 MAX_SNR_WEIGHT = 8.0
 # Where the noised image is not the target but a degraded one, little noise does not make the target easy to see.
 MAX_DEGRADED_WEIGHT = 1.5
-CLEAN_SHARE = 0.3
+CLEAN_SHARE = 0.2
+FIRST_PASS_FACTOR = 2
+BLURRED_FACTOR = 4
+BLURRED_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +49,44 @@ def latent_weights(masks_NHW: torch.Tensor, factor: int = 8) -> torch.Tensor:
 
 
 def low_resolution_latents(
-    vae: Any, parameters: FrameParameters, generator: torch.Generator, *, pixels: int = 128, factor: int = 2
+    vae: Any, frames_NCHW: torch.Tensor, factors_N: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """Latents of the frames as a second pass gets them: made `factor` times smaller, imperfect, upsampled; details are gone."""
-    small = encode(vae, render_batch(parameters, pixels // factor) / 255)
-    decoded = decode(vae, small + LOW_RESOLUTION_NOISE * torch.randn(small.shape, generator=generator))
-    return encode(vae, resized(decoded, pixels))
+    """Latents of frames (0..1) as a second pass gets them: made smaller by each frame's factor, imperfect, upsampled."""
+    pixels = frames_NCHW.shape[-1]
+    upsampled = torch.empty_like(frames_NCHW)
+    for factor in factors_N.unique().tolist():
+        chosen = factors_N == factor
+        small = F.avg_pool2d(frames_NCHW[chosen], factor)
+        if factor == FIRST_PASS_FACTOR:
+            latents = encode(vae, small)
+            small = decode(vae, latents + LOW_RESOLUTION_NOISE * torch.randn(latents.shape, generator=generator))
+        upsampled[chosen] = resized(small, pixels)
+    return encode(vae, upsampled)
 
 
 def second_pass_source(
-    latents_NCHW: torch.Tensor, vae: Any, parameters: FrameParameters, rng: random.Random, generator: torch.Generator
+    latents_NCHW: torch.Tensor,
+    vae: Any,
+    parameters: FrameParameters,
+    pixels: int,
+    frames_per_clip: int,
+    rng: random.Random,
+    generator: torch.Generator,
 ) -> tuple[torch.Tensor, float]:
-    """What a second pass noises in training, and the largest loss weight there: mostly degraded frames, some the targets."""
+    """What a second pass noises in training, and the largest loss weight there: mostly degraded frames, some the targets.
+
+    A first pass leaves out texture and rounds off corners: the textures are weakened by any amount, and some clips are
+    smaller than any first pass, so that texture and outline have to come from the prompt and the reference.
+    """
     if rng.random() < CLEAN_SHARE:
         return latents_NCHW, MAX_SNR_WEIGHT
-    return low_resolution_latents(vae, parameters, generator), MAX_DEGRADED_WEIGHT
+    clips = len(latents_NCHW) // frames_per_clip
+    kept = torch.tensor([rng.choice((0.0, rng.random(), 1.0)) for _ in range(clips)]).repeat_interleave(frames_per_clip)
+    factors = [BLURRED_FACTOR if rng.random() < BLURRED_SHARE else FIRST_PASS_FACTOR for _ in range(clips)]
+    factors_N = torch.tensor(factors).repeat_interleave(frames_per_clip)
+    plain = render_batch(without_texture(parameters), pixels) / 255
+    frames = torch.lerp(plain, render_batch(parameters, pixels) / 255, kept[:, None, None, None])
+    return low_resolution_latents(vae, frames, factors_N, generator), MAX_DEGRADED_WEIGHT
 
 
 def sample_timesteps(
@@ -71,12 +98,15 @@ def sample_timesteps(
 
 
 def sample_early_timesteps(
-    count: int, rng: random.Random, generator: torch.Generator, *, low: int, share: float, mean: float
+    count: int, rng: random.Random, generator: torch.Generator, *, shares: Mapping[int, float], mean: float
 ) -> torch.Tensor:
-    """A `share` of the timesteps evenly in [low, 1000), where something is decided; the others logit-normal over all."""
+    """Timesteps of which `shares` lie evenly in [key, 1000), where something is decided; the others logit-normal over all."""
     timesteps = sample_timesteps(count, generator, mean=mean)
-    early = torch.randint(low, 1000, (count,), generator=generator)
-    return torch.where(torch.tensor([rng.random() < share for _ in range(count)]), early, timesteps)
+    drawn = rng.choices([0, *shares], [1 - sum(shares.values()), *shares.values()], k=count)
+    for low in shares:
+        early = torch.randint(low, 1000, (count,), generator=generator)
+        timesteps = torch.where(torch.tensor([each == low for each in drawn]), early, timesteps)
+    return timesteps
 
 
 def add_noise(

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from magicvideo_core.training.attention import plain_attention_on_cpu
 from magicvideo_core.training.peers import PeerAveraging
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def run_training(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step) * group["scale"]
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        with plain_attention_on_cpu(), torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             loss, metrics = recipe.loss(random.Random(f"{settings.seed}/{step}"), generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -21,7 +21,6 @@ class ModuleTraining:
 
     settings: TrainingSettings
     mixture: Mapping[str, float] = field(default_factory=dict)
-    frames_per_clip: int = 8
     train_spatial: bool = True
 
 
@@ -78,7 +77,7 @@ def train(
         base: the folder of the family so far (vae/ for t2i; t2i/ and, to go on with them, i2v/ and v2v/ for the video
             modules), in the layout that the modules before wrote.
         mixture: shares of the kinds of batches (image64, image128, i2v, v2v); the module's own where None.
-        frames_per_clip: of the 16 keyframes, how many each clip shows a video module; 8 where None.
+        frames_per_clip: of the 16 keyframes, how many each clip shows a video module; its own numbers where None.
         train_spatial: whether a video module also trains the shared spatial layers and the text encoder.
         changes: fields of `TrainingSettings` that differ from the module's own (steps, seed, learning_rate, ...).
 
@@ -105,13 +104,9 @@ def train(
     settings = replace(defaults.settings, **changes)  # type: ignore[arg-type]
     if train_spatial is not None:
         defaults = replace(defaults, train_spatial=train_spatial)
-    defaults = replace(
-        defaults,
-        mixture=mixture or defaults.mixture,
-        frames_per_clip=frames_per_clip or defaults.frames_per_clip,
-    )
+    defaults = replace(defaults, mixture=mixture or defaults.mixture)
     torch.manual_seed(settings.seed)
-    return run_training(_recipe(module, base, defaults), settings, output, peers=peers)
+    return run_training(_recipe(module, base, defaults, frames_per_clip), settings, output, peers=peers)
 
 
 def _check_taken(module: str, options: Mapping[str, object]) -> None:
@@ -124,7 +119,7 @@ def _check_taken(module: str, options: Mapping[str, object]) -> None:
         raise ConfigError(f"Training t2i takes only image64 and image128 in --mixture, not {', '.join(mixture)}.")
 
 
-def _recipe(module: str, base: Path | None, training: ModuleTraining) -> Recipe:
+def _recipe(module: str, base: Path | None, training: ModuleTraining, frames_per_clip: int | None) -> Recipe:
     if module == "vae":
         from magicvideo_core.training.vae import VaeRecipe
 
@@ -139,5 +134,7 @@ def _recipe(module: str, base: Path | None, training: ModuleTraining) -> Recipe:
         return TextToImageRecipe(base, batch_sizes={64: 64, 128: 24}, shares=kinds)
     from magicvideo_core.training.video import Mixture, VideoRecipe
 
-    mixture = Mixture(shares=training.mixture, frames_per_clip=training.frames_per_clip)
+    mixture = Mixture(shares=training.mixture)
+    if frames_per_clip is not None:
+        mixture = replace(mixture, frames_per_clip=dict.fromkeys(mixture.frames_per_clip, frames_per_clip))
     return VideoRecipe(base, mixture=mixture, train_spatial=training.train_spatial)

@@ -39,7 +39,7 @@ REFINE_MAX_TIMESTEP = 700
 # With many latent channels a shape can be made out below this timestep: position and outline are decided above it.
 LAYOUT_MIN_TIMESTEP = 920
 LAYOUT_SHARE = 0.65
-TWO_OBJECT_SHARE = 0.15
+TWO_OBJECT_SHARE = 0.2
 
 
 class TextToImageRecipe:
@@ -84,12 +84,12 @@ class TextToImageRecipe:
         timesteps = (
             sample_timesteps(count, generator, mean=0.3, high=REFINE_MAX_TIMESTEP)
             if refines
-            else sample_early_timesteps(count, rng, generator, low=LAYOUT_MIN_TIMESTEP, share=LAYOUT_SHARE, mean=0.7)
+            else sample_early_timesteps(count, rng, generator, shares={LAYOUT_MIN_TIMESTEP: LAYOUT_SHARE}, mean=0.7)
         )
         noise = torch.randn(latents.shape, generator=generator)
         source, max_weight = latents, MAX_SNR_WEIGHT
         if refines:
-            source, max_weight = second_pass_source(latents, self.vae, parameters, rng, generator)
+            source, max_weight = second_pass_source(latents, self.vae, parameters, pixels, 1, rng, generator)
         batch = add_noise(source, noise, timesteps, self.scheduler, max_weight=max_weight)
         prompt_embeds, pooled = embed_prompts(captions, self.tokenizer, self.text_encoder)
         predicted = (unet or self.unet)(

@@ -35,7 +35,7 @@ from magicvideo_core.models.tiny import (
 )
 from magicvideo_core.moving_shapes.captions import training_caption
 from magicvideo_core.moving_shapes.renderer import frame_parameters, keyframe_times, object_masks, render_batch
-from magicvideo_core.moving_shapes.world import sample_scene
+from magicvideo_core.moving_shapes.world import MOVES, SceneSpec, sample_scene
 from magicvideo_core.sampling.controlnet import reference_residuals
 from magicvideo_core.sampling.denoise import prior_noise
 from magicvideo_core.training.diffusion import (
@@ -53,9 +53,14 @@ NUM_KEYFRAMES = 16
 PIXELS = {"i2v": 64, "v2v": 128}
 REFERENCE_DROPOUT = 0.1
 V2V_MAX_TIMESTEP = 600
-# Below this timestep the noised frames themselves show where each object is: only above it is motion learned.
+# Below MOTION_MIN_TIMESTEP the noised frames themselves show where each object is: only above it is motion learned. What the
+# first step at the top of the schedule decides (which way, how far), no later step takes back.
 MOTION_MIN_TIMESTEP = 900
-MOTION_SHARE = 0.7
+MOTION_SHARE = 0.3
+FIRST_STEP_MIN_TIMESTEP = 980
+FIRST_STEP_SHARE = 0.45
+# How many of the clips with an easy motion are drawn again: the four directions and spinning take longest to learn.
+EASY_MOTIONS = {"standing still": 0.6, "growing": 0.6, "shrinking": 0.6, **dict.fromkeys(MOVES, 0.3)}
 # The latent noise prior is trained in: most clips' noise has its mean moved toward the reference latent by this timestep's
 # share of signal, at every noise level, which is what a deterministic sampler that starts from it passes through.
 NOISE_PRIOR_TIMESTEP = 700
@@ -67,8 +72,8 @@ class Mixture:
     """How often each kind of batch comes (relative), and how many images or clips it has."""
 
     shares: Mapping[str, float]
-    batch_sizes: Mapping[str, int] = field(default_factory=lambda: {"i2v": 10, "v2v": 4, "image64": 64, "image128": 24})
-    frames_per_clip: int = 8
+    batch_sizes: Mapping[str, int] = field(default_factory=lambda: {"i2v": 16, "v2v": 4, "image64": 64, "image128": 24})
+    frames_per_clip: Mapping[str, int] = field(default_factory=lambda: {"i2v": 5, "v2v": 8})
     """Fewer than 16: each clip shows that many of its keyframes, drawn anew, at their own temporal positions."""
 
 
@@ -142,9 +147,9 @@ class VideoRecipe:
 
     def _video_loss(self, kind: str, count: int, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
         pixels = PIXELS[kind]
-        scenes = [sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1) for _ in range(count)]
+        scenes = [_moving_scene(rng) for _ in range(count)]
         captions = [training_caption(scene, rng) for scene in scenes]
-        chosen = _chosen_frames(self.mixture.frames_per_clip, rng)
+        chosen = _chosen_frames(self.mixture.frames_per_clip[kind], rng)
         times = keyframe_times(NUM_KEYFRAMES)
         parameters = frame_parameters([(scene, times[index]) for scene in scenes for index in chosen])
         frames = render_batch(parameters, pixels)
@@ -156,12 +161,18 @@ class VideoRecipe:
         if kind == "i2v":
             noise = self._with_prior(noise, reference, rng)
             timesteps = sample_early_timesteps(
-                count, rng, generator, low=MOTION_MIN_TIMESTEP, share=MOTION_SHARE, mean=0.7
+                count,
+                rng,
+                generator,
+                shares={FIRST_STEP_MIN_TIMESTEP: FIRST_STEP_SHARE, MOTION_MIN_TIMESTEP: MOTION_SHARE},
+                mean=0.7,
             )
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
             timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
-            source, max_weight = second_pass_source(folded, self.images.vae, parameters, rng, generator)
+            source, max_weight = second_pass_source(
+                folded, self.images.vae, parameters, pixels, len(chosen), rng, generator
+            )
             batch = add_noise(_unfold(source, count), noise, timesteps, self.images.scheduler, max_weight=max_weight)
         prompt_embeds, pooled = embed_prompts(captions, self.images.tokenizer, self.images.text_encoder)
         kept = torch.tensor([rng.random() >= REFERENCE_DROPOUT for _ in range(count)])
@@ -218,6 +229,14 @@ class VideoRecipe:
         target = directory / "i2v" / "ip_adapter" / "ip-adapter-plus.safetensors"
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(ip_adapter.to_hub_layout(first.encoder_hid_proj.image_projection_layers[0], first), target)
+
+
+def _moving_scene(rng: random.Random) -> SceneSpec:
+    """A scene to animate: one object or two, the motions that are easy to learn less often."""
+    while True:
+        scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1)
+        if rng.random() >= min(EASY_MOTIONS.get(each.motion, 0.0) for each in scene.objects):
+            return scene
 
 
 def _chosen_frames(count: int, rng: random.Random) -> list[int]:

@@ -29,11 +29,11 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_training(VaeRecipe(batch_size=4), SETTINGS, root / "vae")
     run_training(TextToImageRecipe(root / "vae", batch_sizes={64: 2, 128: 1}), SETTINGS, root / "t2i")
     sizes = {"i2v": 1, "v2v": 1, "image64": 1, "image128": 1}
-    mixture = Mixture(shares=dict.fromkeys(sizes, 1.0), batch_sizes=sizes, frames_per_clip=3)
+    mixture = Mixture(shares=dict.fromkeys(sizes, 1.0), batch_sizes=sizes, frames_per_clip={"i2v": 3, "v2v": 3})
     recipe = VideoRecipe(root, mixture=mixture)
     before = {name: each.detach().clone() for name, each in recipe.modules.named_parameters()}
     for kind in sizes:
-        recipe.mixture = Mixture(shares={kind: 1.0}, batch_sizes=sizes, frames_per_clip=3)
+        recipe.mixture = Mixture(shares={kind: 1.0}, batch_sizes=sizes, frames_per_clip={"i2v": 3, "v2v": 3})
         run_training(recipe, TrainingSettings(steps=1, warmup_steps=1, threads=1), root / kind)
     changed = {name.split(".")[0] for name, each in recipe.modules.named_parameters() if not each.equal(before[name])}
     assert changed == set(recipe.modules)
