@@ -7,6 +7,8 @@ adapter of their own. Noise schedule: cosine, the network predicts the clean lat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import ControlNetModel, DPMSolverMultistepScheduler, MotionAdapter, UNet2DConditionModel
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
@@ -33,11 +35,11 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<unk>", "<eos>")
 MOTION_FRAMES = 32
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word of the Moving Shapes vocabulary; anything else is `<unk>`."""
+def build_tokenizer(words: Sequence[str] = VOCABULARY) -> PreTrainedTokenizerFast:
+    """One token for each of `words` (lower case); anything else is `<unk>`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *VOCABULARY))}
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -54,10 +56,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_text_encoder() -> CLIPTextModel:
-    """A CLIP text encoder, 128 wide, 2 layers, over the word-level vocabulary."""
+def build_text_encoder(words: Sequence[str] = VOCABULARY) -> CLIPTextModel:
+    """A CLIP text encoder, 128 wide, 2 layers, over the word-level vocabulary of `words`."""
     config = CLIPTextConfig(
-        vocab_size=len(SPECIAL_TOKENS) + len(VOCABULARY),
+        vocab_size=len(SPECIAL_TOKENS) + len(words),
         hidden_size=TEXT_WIDTH,
         intermediate_size=4 * TEXT_WIDTH,
         num_hidden_layers=2,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers import DPMSolverMultistepScheduler
 
 from magicvideo_core.models.latents import decode, encode, resized
-from magicvideo_core.moving_shapes.renderer import FrameParameters, render_batch, without_texture
+from magicvideo_core.training.data import Shown
 
 OBJECT_WEIGHT = 3.0
 LOW_RESOLUTION_NOISE = 0.2
@@ -67,8 +67,7 @@ def low_resolution_latents(
 def second_pass_source(
     latents_NCHW: torch.Tensor,
     vae: Any,
-    parameters: FrameParameters,
-    pixels: int,
+    shown: Shown,
     frames_per_clip: int,
     rng: random.Random,
     generator: torch.Generator,
@@ -84,8 +83,7 @@ def second_pass_source(
     kept = torch.tensor([rng.choice((0.0, rng.random(), 1.0)) for _ in range(clips)]).repeat_interleave(frames_per_clip)
     factors = [BLURRED_FACTOR if rng.random() < BLURRED_SHARE else FIRST_PASS_FACTOR for _ in range(clips)]
     factors_N = torch.tensor(factors).repeat_interleave(frames_per_clip)
-    plain = render_batch(without_texture(parameters), pixels) / 255
-    frames = torch.lerp(plain, render_batch(parameters, pixels) / 255, kept[:, None, None, None])
+    frames = torch.lerp(shown.plain(), shown.frames_NCHW, kept[:, None, None, None])
     return low_resolution_latents(vae, frames, factors_N, generator), MAX_DEGRADED_WEIGHT
 
 

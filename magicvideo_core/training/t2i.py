@@ -1,4 +1,4 @@
-"""Trains the spatial layers and the text encoder as a text-to-image model on Moving Shapes stills.
+"""Trains the spatial layers and the text encoder as a text-to-image model on captioned stills.
 
 Layout is learned at 64 pixels, detail at 128: the model paints in two passes, as `t2i.first_pass_scale` says.
 """
@@ -18,9 +18,7 @@ from transformers import AutoTokenizer, CLIPTextModel
 from magicvideo_core.models.latents import encode
 from magicvideo_core.models.text import added_conditions, embed_prompts
 from magicvideo_core.models.tiny import build_scheduler, build_text_encoder, build_tokenizer, build_unet
-from magicvideo_core.moving_shapes.captions import training_caption
-from magicvideo_core.moving_shapes.renderer import frame_parameters, object_masks, render_batch
-from magicvideo_core.moving_shapes.world import sample_scene
+from magicvideo_core.training.data import Data, MovingShapes
 from magicvideo_core.training.diffusion import (
     MAX_SNR_WEIGHT,
     add_noise,
@@ -39,7 +37,6 @@ REFINE_MAX_TIMESTEP = 700
 # With many latent channels a shape can be made out below this timestep: position and outline are decided above it.
 LAYOUT_MIN_TIMESTEP = 920
 LAYOUT_SHARE = 0.65
-TWO_OBJECT_SHARE = 0.2
 
 
 class TextToImageRecipe:
@@ -48,14 +45,24 @@ class TextToImageRecipe:
     learning_rate_scales: Mapping[str, float] = MappingProxyType({})
 
     def __init__(
-        self, base: Path, *, batch_sizes: Mapping[int, int], shares: Mapping[int, float] | None = None
+        self,
+        base: Path,
+        *,
+        batch_sizes: Mapping[int, int],
+        shares: Mapping[int, float] | None = None,
+        data: Data | None = None,
     ) -> None:
         """`base`: a folder in the hub layout that holds at least vae/; unet/ and text_encoder/ are continued if there."""
+        self.data = data or MovingShapes()
         self.vae = AutoencoderDC.from_pretrained(base / "vae").requires_grad_(False).eval()
         fresh = not (base / "unet").exists()
         self.unet = build_unet() if fresh else UNet2DConditionModel.from_pretrained(base / "unet")
-        self.text_encoder = build_text_encoder() if fresh else CLIPTextModel.from_pretrained(base / "text_encoder")
-        self.tokenizer = build_tokenizer() if fresh else AutoTokenizer.from_pretrained(base / "tokenizer")
+        self.text_encoder = (
+            build_text_encoder(self.data.vocabulary) if fresh else CLIPTextModel.from_pretrained(base / "text_encoder")
+        )
+        self.tokenizer = (
+            build_tokenizer(self.data.vocabulary) if fresh else AutoTokenizer.from_pretrained(base / "tokenizer")
+        )
         self.scheduler = build_scheduler()
         self.batch_sizes = dict(batch_sizes)
         self.shares = dict(shares or dict.fromkeys(batch_sizes, 1.0))
@@ -70,16 +77,10 @@ class TextToImageRecipe:
         self, pixels: int, count: int, rng: random.Random, generator: torch.Generator, unet: nn.Module | None = None
     ) -> torch.Tensor:
         """The denoising loss of one batch of `count` stills; `unet` may be another user of the same layers."""
-        frames, captions = [], []
-        for _ in range(count):
-            scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1)
-            # Motion words go with the first frame, where the reference image of that clip would be.
-            first_frame = rng.random() < 0.9
-            frames.append((scene, 0.0 if first_frame else rng.random()))
-            captions.append(training_caption(scene, rng, motion=first_frame))
-        parameters = frame_parameters(frames)
-        latents = encode(self.vae, render_batch(parameters, pixels) / 255, chunk_size=count)
-        weights = latent_weights(object_masks(parameters, pixels))
+        stills = self.data.stills(count, rng)
+        shown = stills.show([0], pixels)
+        latents = encode(self.vae, shown.frames_NCHW, chunk_size=count)
+        weights = latent_weights(shown.masks_NHW)
         refines = pixels > LAYOUT_PIXELS
         timesteps = (
             sample_timesteps(count, generator, mean=0.3, high=REFINE_MAX_TIMESTEP)
@@ -89,9 +90,9 @@ class TextToImageRecipe:
         noise = torch.randn(latents.shape, generator=generator)
         source, max_weight = latents, MAX_SNR_WEIGHT
         if refines:
-            source, max_weight = second_pass_source(latents, self.vae, parameters, pixels, 1, rng, generator)
+            source, max_weight = second_pass_source(latents, self.vae, shown, 1, rng, generator)
         batch = add_noise(source, noise, timesteps, self.scheduler, max_weight=max_weight)
-        prompt_embeds, pooled = embed_prompts(captions, self.tokenizer, self.text_encoder)
+        prompt_embeds, pooled = embed_prompts(stills.captions, self.tokenizer, self.text_encoder)
         predicted = (unet or self.unet)(
             batch.noisy,
             timesteps,
@@ -99,7 +100,7 @@ class TextToImageRecipe:
             added_cond_kwargs=added_conditions(self.unet, pooled, pixels, pixels),
         ).sample
         error = weighted_error(predicted, latents, batch.loss_weights_N, weights)
-        return error + MOTION_TOLD_WEIGHT * motion_told_loss(pooled, captions)
+        return error + MOTION_TOLD_WEIGHT * motion_told_loss(pooled, stills.captions)
 
     def save(self, directory: Path) -> None:
         """Store in the hub layout of a text-to-image pipeline."""

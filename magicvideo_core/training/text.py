@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from magicvideo_core.moving_shapes.captions import unknown_words
+
 MOTION_WORDS = ("left", "right", "up", "down", "still", "growing", "shrinking", "spinning")
 # Small beside the denoising loss once the words are told apart; large as long as they are not.
 MOTION_TOLD_WEIGHT = 0.2
@@ -17,9 +19,10 @@ def motion_told_loss(pooled_ND: torch.Tensor, captions: Sequence[str]) -> torch.
 
     Where an object stands gives its direction away to a video network that sees the first frame, so the denoising loss lets
     "up" and "down" fall together, and then no text-to-image network can place the object where it has room to move.
-    Captions with no motion word, or two, do not count.
+    Captions with no motion word, or two, do not count, nor do those with words that are none of the world's.
     """
-    found = [[word for word in MOTION_WORDS if word in caption.split()] for caption in captions]
+    known = [[] if unknown_words(caption) else caption.split() for caption in captions]
+    found = [[word for word in MOTION_WORDS if word in words] for words in known]
     told = [index for index, words in enumerate(found) if len(words) == 1]
     if not told:
         return pooled_ND.new_zeros(())

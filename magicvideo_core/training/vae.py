@@ -1,4 +1,4 @@
-"""Trains the factor-8 autoencoder of the embedded family on Moving Shapes stills.
+"""Trains the factor-8 autoencoder of the embedded family on stills.
 
 The architecture is diffusers' `AutoencoderDC` (deep-compression autoencoder, arXiv 2410.10733): space-to-channel shortcuts
 keep a small factor-8 autoencoder sharp. It is trained like a VAE of fixed posterior variance: noise on the latents, and a
@@ -17,8 +17,7 @@ from diffusers import AutoencoderDC
 from diffusers.models.autoencoders.autoencoder_dc import ResBlock
 from torch import nn
 
-from magicvideo_core.moving_shapes.renderer import frame_parameters, object_masks, render_batch
-from magicvideo_core.moving_shapes.world import sample_scene
+from magicvideo_core.training.data import Data, MovingShapes
 
 LATENT_CHANNELS = 32
 LATENT_NOISE = 0.1
@@ -48,18 +47,18 @@ class VaeRecipe:
 
     learning_rate_scales: Mapping[str, float] = MappingProxyType({})
 
-    def __init__(self, vae: AutoencoderDC | None = None, *, batch_size: int = 48) -> None:
+    def __init__(self, vae: AutoencoderDC | None = None, *, batch_size: int = 48, data: Data | None = None) -> None:
         self.vae = vae or build_vae()
         self.modules = nn.ModuleDict({"vae": self.vae})
         self.batch_size = batch_size
+        self.data = data or MovingShapes()
 
     def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         pixels = rng.choice((64, 64, 64, 128))
         count = self.batch_size if pixels == 64 else self.batch_size // 4
-        scenes = [(sample_scene(rng, num_objects=rng.choice((1, 2))), rng.random()) for _ in range(count)]
-        parameters = frame_parameters(scenes)
-        image_BCHW = render_batch(parameters, pixels) / 127.5 - 1
-        weight_B1HW = 1 + 2 * object_masks(parameters, pixels)[:, None]
+        shown = self.data.pictures(count, rng).show([0], pixels)
+        image_BCHW = shown.frames_NCHW * 2 - 1
+        weight_B1HW = 1 + 2 * shown.masks_NHW[:, None]
         latents = self.vae.encode(image_BCHW).latent.float()
         noisy = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator)
         difference = self.vae.decode(noisy).sample.float() - image_BCHW
@@ -72,8 +71,7 @@ class VaeRecipe:
     @torch.no_grad()
     def save(self, directory: Path) -> None:
         """Store in diffusers' layout, with `scaling_factor` set so that latents have unit variance."""
-        rng = random.Random("scaling factor")
-        scenes = [(sample_scene(rng, num_objects=1 + n % 2), rng.random()) for n in range(128)]
-        latents = self.vae.encode(render_batch(frame_parameters(scenes), 64) / 127.5 - 1).latent
+        shown = self.data.pictures(128, random.Random("scaling factor")).show([0], 64)
+        latents = self.vae.encode(shown.frames_NCHW * 2 - 1).latent
         self.vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
         self.vae.save_pretrained(directory / "vae")

@@ -33,11 +33,9 @@ from magicvideo_core.models.tiny import (
     build_motion_adapter,
     image_encoder_input,
 )
-from magicvideo_core.moving_shapes.captions import training_caption
-from magicvideo_core.moving_shapes.renderer import frame_parameters, keyframe_times, object_masks, render_batch
-from magicvideo_core.moving_shapes.world import MOVES, SceneSpec, sample_scene
 from magicvideo_core.sampling.controlnet import reference_residuals
 from magicvideo_core.sampling.denoise import prior_noise
+from magicvideo_core.training.data import NUM_KEYFRAMES, Data
 from magicvideo_core.training.diffusion import (
     add_noise,
     latent_weights,
@@ -46,10 +44,9 @@ from magicvideo_core.training.diffusion import (
     second_pass_source,
     weighted_error,
 )
-from magicvideo_core.training.t2i import TWO_OBJECT_SHARE, TextToImageRecipe
+from magicvideo_core.training.t2i import TextToImageRecipe
 from magicvideo_core.training.text import MOTION_TOLD_WEIGHT, motion_told_loss
 
-NUM_KEYFRAMES = 16
 PIXELS = {"i2v": 64, "v2v": 128}
 REFERENCE_DROPOUT = 0.1
 V2V_MAX_TIMESTEP = 600
@@ -59,8 +56,6 @@ MOTION_MIN_TIMESTEP = 900
 MOTION_SHARE = 0.3
 FIRST_STEP_MIN_TIMESTEP = 980
 FIRST_STEP_SHARE = 0.45
-# How many of the clips with an easy motion are drawn again: the four directions and spinning take longest to learn.
-EASY_MOTIONS = {"standing still": 0.6, "growing": 0.6, "shrinking": 0.6, **dict.fromkeys(MOVES, 0.3)}
 # The latent noise prior is trained in: most clips' noise has its mean moved toward the reference latent by this timestep's
 # share of signal, at every noise level, which is what a deterministic sampler that starts from it passes through.
 NOISE_PRIOR_TIMESTEP = 700
@@ -80,10 +75,22 @@ class Mixture:
 class VideoRecipe:
     """Joint training of the modules that `mixture` names; what it does not name keeps its weights."""
 
-    def __init__(self, base: Path, *, mixture: Mixture, train_spatial: bool = True) -> None:
-        """`base`: a folder with t2i/ (required) and, where training continues, i2v/ and v2v/, in the layout of `save`."""
+    def __init__(
+        self,
+        base: Path,
+        *,
+        mixture: Mixture,
+        train_spatial: bool = True,
+        data: Data | None = None,
+        reference_dropout: float = REFERENCE_DROPOUT,
+    ) -> None:
+        """`base`: a folder with t2i/ (required) and, where training continues, i2v/ and v2v/, in the layout of `save`.
+
+        `reference_dropout`: how often a clip goes without its image tokens, and without its ControlNet, each by itself.
+        """
         self.mixture = mixture
-        self.images = TextToImageRecipe(base / "t2i", batch_sizes={64: 1})
+        self.reference_dropout = reference_dropout
+        self.images = TextToImageRecipe(base / "t2i", batch_sizes={64: 1}, data=data)
         unet = self.images.unet
         first = inflate(unet, _load_or_build_adapter(base / "i2v" / "motion_adapter"))
         second = inflate(unet, _load_or_build_adapter(base / "v2v" / "motion_adapter", base / "i2v" / "motion_adapter"))
@@ -147,17 +154,14 @@ class VideoRecipe:
 
     def _video_loss(self, kind: str, count: int, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
         pixels = PIXELS[kind]
-        scenes = [_moving_scene(rng) for _ in range(count)]
-        captions = [training_caption(scene, rng) for scene in scenes]
+        clips = self.images.data.clips(count, rng)
         chosen = _chosen_frames(self.mixture.frames_per_clip[kind], rng)
-        times = keyframe_times(NUM_KEYFRAMES)
-        parameters = frame_parameters([(scene, times[index]) for scene in scenes for index in chosen])
-        frames = render_batch(parameters, pixels)
-        folded = encode(self.images.vae, frames / 255)
+        shown = clips.show(chosen, pixels)
+        folded = encode(self.images.vae, shown.frames_NCHW)
         latents = _unfold(folded, count)
-        weights = _unfold(latent_weights(object_masks(parameters, pixels)), count)
+        weights = _unfold(latent_weights(shown.masks_NHW), count)
         noise = torch.randn(latents.shape, generator=generator)
-        reference = render_batch(frame_parameters([(scene, 0.0) for scene in scenes]), pixels) / 255
+        reference = shown.frames_NCHW[:: len(chosen)]
         if kind == "i2v":
             noise = self._with_prior(noise, reference, rng)
             timesteps = sample_early_timesteps(
@@ -170,13 +174,11 @@ class VideoRecipe:
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
             timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
-            source, max_weight = second_pass_source(
-                folded, self.images.vae, parameters, pixels, len(chosen), rng, generator
-            )
+            source, max_weight = second_pass_source(folded, self.images.vae, shown, len(chosen), rng, generator)
             batch = add_noise(_unfold(source, count), noise, timesteps, self.images.scheduler, max_weight=max_weight)
-        prompt_embeds, pooled = embed_prompts(captions, self.images.tokenizer, self.images.text_encoder)
-        kept = torch.tensor([rng.random() >= REFERENCE_DROPOUT for _ in range(count)])
-        controlled = torch.tensor([float(rng.random() >= REFERENCE_DROPOUT) for _ in range(count)])
+        prompt_embeds, pooled = embed_prompts(clips.captions, self.images.tokenizer, self.images.text_encoder)
+        kept = torch.tensor([rng.random() >= self.reference_dropout for _ in range(count)])
+        controlled = torch.tensor([float(rng.random() >= self.reference_dropout) for _ in range(count)])
         image_input = image_encoder_input(reference) * kept[:, None, None, None]
         image_embeds = self.image_encoder(image_input, output_hidden_states=True).hidden_states[-2][:, None]
         down, mid = reference_residuals(
@@ -196,7 +198,7 @@ class VideoRecipe:
                 mid_block_additional_residual=mid,
             ).sample
         error = weighted_error(predicted, latents, batch.loss_weights_N, weights)
-        return error + MOTION_TOLD_WEIGHT * motion_told_loss(pooled, captions)
+        return error + MOTION_TOLD_WEIGHT * motion_told_loss(pooled, clips.captions)
 
     def _with_prior(self, noise: torch.Tensor, reference_NCHW: torch.Tensor, rng: random.Random) -> torch.Tensor:
         """NCFHW noise with the latent noise prior of inference, left out for some clips."""
@@ -229,14 +231,6 @@ class VideoRecipe:
         target = directory / "i2v" / "ip_adapter" / "ip-adapter-plus.safetensors"
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(ip_adapter.to_hub_layout(first.encoder_hid_proj.image_projection_layers[0], first), target)
-
-
-def _moving_scene(rng: random.Random) -> SceneSpec:
-    """A scene to animate: one object or two, the motions that are easy to learn less often."""
-    while True:
-        scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1)
-        if rng.random() >= min(EASY_MOTIONS.get(each.motion, 0.0) for each in scene.objects):
-            return scene
 
 
 def _chosen_frames(count: int, rng: random.Random) -> list[int]:
