@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, WRONG_INPUT, Command, drive
+from flows.evaluation import evaluate
 from flows.finished_runs import retry, verify
 from flows.one_video import encoder_for, split_uri
 from flows.options import config_options, generate_command, json_option, make_request, run_options, stop_options
@@ -74,6 +75,7 @@ def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     return DONE if summary["succeeded"] else SOME_CLIPS_DID_NOT
 
 
+cli.add_command(evaluate)
 cli.add_command(retry)
 cli.add_command(verify)
 
@@ -173,34 +175,6 @@ def interpolate(
 
     count = interpolate_file(inputs, output, factor=factor, config=config)
     print(f"{count} frames: {output}")
-    return DONE
-
-
-@cli.command(cls=Command, epilog="magicvideo evaluate runs/20261122-201500-1a2b --json")
-@click.argument("run_uri", required=False)
-@click.option("--stage", default="vfi", show_default=True, help="Which stage's artifacts to judge.")
-@click.option("--write", is_flag=True, help="Write the verdict beside the run's report too.")
-@click.option("--write-prompts", metavar="FILE.jsonl", help="Instead of judging: write prompts for `generate`.")
-@click.option("--count", type=click.IntRange(min=1), default=120, show_default=True, help="How many prompts.")
-@json_option
-def evaluate(run_uri: str | None, stage: str, write: bool, write_prompts: str | None, count: int, as_json: bool) -> int:
-    """Judge a run of Moving Shapes prompts with the oracle: background, colour, size, shape, texture, motion.
-
-    With --write-prompts it writes single-object prompts for such a run instead, trained and held-out triples in turn.
-    """
-    if (run_uri is None) == (write_prompts is None):
-        raise click.UsageError("Give either RUN_URI to judge a run, or --write-prompts FILE.jsonl.")
-    if run_uri is None:
-        from magicvideo_core.evaluation.prompt_sets import write_prompt_file
-
-        print(write_prompt_file(str(write_prompts), count))
-        return DONE
-    from magicvideo_core.evaluation.runs import evaluate_run, write_report_files
-
-    verdict = evaluate_run(run_uri, stage)
-    print(verdict.as_json() if as_json else verdict.as_markdown())
-    for uri in write_report_files(Storage(run_uri), verdict, stage) if write else ():
-        print(uri, file=sys.stderr)
     return DONE
 
 

@@ -83,6 +83,26 @@ class LiveProgress:
             self._console.print(stage_table(self._counts))
 
 
+class CountedProgress:
+    """One line "doing x: 3 of 40" on a terminal's stderr, nothing on a pipe; call it with counts, close it at the end."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._status = error_console().status(f"{doing} ...") if error_console().is_terminal else None
+        if self._status is not None:
+            self._status.start()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show how many are done."""
+        if self._status is not None:
+            self._status.update(f"{self._doing}: {done} of {total}")
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self._status is not None:
+            self._status.stop()
+
+
 def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return the counts of every stage as a table."""
     table = Table("stage", *_COUNTS, "s/clip", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

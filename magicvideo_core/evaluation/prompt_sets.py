@@ -7,6 +7,7 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 from magicvideo_core.moving_shapes.world import parse_prompt, sample_scene
 
@@ -33,20 +34,27 @@ def evaluation_prompts(count: int, seed: int = 0, num_objects: int = 1, held_out
     return list(prompts)
 
 
-def write_prompt_file(path: str | os.PathLike[str], count: int, seed: int = 0, num_objects: int = 1) -> Path:
-    """Write an evaluation prompt set as `.jsonl` (id, prompt, seed, held_out) for `magicvideo generate`."""
+def evaluation_rows(count: int, seed: int = 0, num_objects: int = 1) -> list[dict[str, Any]]:
+    """The same prompts as rows of a prompt file: id, prompt, seed in [0, 2**31), held_out."""
     rows = []
     for index, prompt in enumerate(evaluation_prompts(count, seed, num_objects)):
         scene = parse_prompt(prompt)
         digest = hashlib.sha256(f"evaluation/{seed}/{index}/{prompt}".encode()).digest()
+        kind = "" if num_objects == 1 else "two-"
         row = {
-            "id": f"evaluation-{seed}-{index:05d}",
+            "id": f"evaluation-{kind}{seed}-{index:05d}",
             "prompt": prompt,
             "seed": int.from_bytes(digest[:4], "big") >> 1,
             "held_out": bool(scene and scene.held_out),
         }
-        rows.append(json.dumps(row))
+        rows.append(row)
+    return rows
+
+
+def write_prompt_file(path: str | os.PathLike[str], count: int, seed: int = 0, num_objects: int = 1) -> Path:
+    """Write an evaluation prompt set as `.jsonl` for `magicvideo generate`."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    rows = evaluation_rows(count, seed, num_objects)
+    target.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return target

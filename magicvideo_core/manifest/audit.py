@@ -30,7 +30,7 @@ from magicvideo_core.storage import Storage
 
 # Hashing waits for storage: more readers than cores, and few enough that their objects fit into memory.
 _NUM_READERS = 8
-_EVALUATION = re.compile(rf"report/evaluation-({'|'.join(STAGES)})\.(md|json)")
+_EVALUATION = re.compile(rf"report/evaluation-({'|'.join(STAGES)}|bicubic|all)\.(md|json|svg)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def judge(frames_THWC_u8: np.ndarray, prompt: str) -> Judgement:
     count = len(frames_THWC_u8)
     wanted = _FRAMES_SINGLE if len(scene.objects) == 1 else _FRAMES_TWO
     chosen = np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int))
-    frames_NHWC = _at_most_160_pixels(frames_THWC_u8[chosen]).astype(np.float32)
+    frames_NHWC = at_most_160_pixels(frames_THWC_u8[chosen]).astype(np.float32)
     times_u = chosen / max(count - 1, 1)
 
     background = see_background(frames_NHWC)
@@ -110,7 +110,8 @@ def judge(frames_THWC_u8: np.ndarray, prompt: str) -> Judgement:
     )
 
 
-def _at_most_160_pixels(frames_NHWC: np.ndarray) -> np.ndarray:
+def at_most_160_pixels(frames_NHWC: np.ndarray) -> np.ndarray:
+    """Square frames averaged over blocks of pixels, so that a side has at most 160: more says nothing of this world."""
     factor = math.ceil(frames_NHWC.shape[1] / 160)
     if factor == 1:
         return frames_NHWC

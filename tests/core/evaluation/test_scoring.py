@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from magicvideo_core.evaluation.prompt_sets import evaluation_prompts, write_prompt_file
-from magicvideo_core.evaluation.scoring import score, wilson_interval
+from magicvideo_core.evaluation.scoring import score
+from magicvideo_core.evaluation.tables import report_table
 from magicvideo_core.moving_shapes.renderer import keyframe_times, render
 from magicvideo_core.moving_shapes.world import parse_prompt
 from magicvideo_core.prompts import read_prompts
@@ -17,13 +18,6 @@ def _frames(prompt: str) -> np.ndarray:
     scene = parse_prompt(prompt)
     assert scene is not None
     return render(scene, keyframe_times(), 64)
-
-
-def test_wilson_interval_of_known_shares() -> None:
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-    assert wilson_interval(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)
-    low, high = wilson_interval(100, 100)
-    assert low == pytest.approx(0.963, abs=1e-3) and high == pytest.approx(1.0)
 
 
 def test_trained_and_held_out_triples_are_counted_apart() -> None:
@@ -40,13 +34,22 @@ def test_trained_and_held_out_triples_are_counted_apart() -> None:
 def test_tables_are_markdown_and_json() -> None:
     prompt = "a big red circle moving left on a navy background"
     report = score([(prompt, _frames(prompt)[:1]), ("a dog", _frames(prompt))], title="stills")
-    table = report.as_markdown()
+    table = report_table(report)
     assert "### stills" in table and "| colour | 100.0 % (21–100), 1/1 |" in table
     assert "| motion | – |" in table and "Not judged: 1" in table
     values = json.loads(report.as_json())
     assert values["attributes"]["shape"]["trained"]["correct"] == 1
     assert values["attributes"]["motion"]["both"]["share"] is None
     assert len(values["not_judged"]) == 1
+
+
+def test_one_and_two_objects_are_counted_apart() -> None:
+    one = "a big red circle moving left on a navy background"
+    two = "a small striped red circle moving left and a big green cross standing still on a navy background"
+    report = score([(one, _frames(one)), (two, _frames(two))])
+    assert report.object_counts == [1, 2]
+    assert report.count("shape", num_objects=1).judged == report.count("shape", num_objects=2).judged == 1
+    assert {"One object:", "Two objects:"} <= set(report_table(report).splitlines())
 
 
 def test_evaluation_prompts_are_the_same_every_time_half_held_out_and_different() -> None:
