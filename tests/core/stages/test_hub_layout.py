@@ -32,22 +32,25 @@ from magicvideo_core.stages.base import StageItem
 from magicvideo_core.stages.registry import create_stage
 
 WIDTH, SIZE, FRAMES = 32, 72, 3  # latents of 9x9: odd, as 600 and 1048 pixels give 75x75 and 131x131
-CHANNELS = (32, 64)
+CHANNELS = (16, 32, 32, 32)  # SD1.5 has 320, 640, 1280, 1280: its four levels are kept
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
+    return make_hub(tmp_path_factory.mktemp("hub"), layers=2, heads=8)
+
+
+def make_hub(root, layers, heads):
     """A folder with base/, motion/, controlnet/, ip-adapter-plus_sd15.safetensors and image_encoder/."""
     torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("hub")
     unet = UNet2DConditionModel(
         sample_size=9,
         block_out_channels=CHANNELS,
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=layers,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         cross_attention_dim=WIDTH,
-        attention_head_dim=4,
+        attention_head_dim=heads,
         norm_num_groups=8,
     )
     vae = AutoencoderKL(
@@ -83,8 +86,8 @@ def hub(tmp_path_factory):
     ).save_pretrained(root / "base")
     MotionAdapter(
         block_out_channels=CHANNELS,
-        motion_layers_per_block=1,
-        motion_num_attention_heads=4,
+        motion_layers_per_block=layers,
+        motion_num_attention_heads=heads,
         motion_norm_num_groups=8,
         motion_max_seq_length=32,
         use_motion_mid_block=False,
@@ -145,6 +148,21 @@ def test_a_clip_goes_from_prompt_to_refined_frames(hub):
     assert refined.shape == (FRAMES, SIZE, SIZE, 3)
     again = _run("v2v", config, reference_image_HWC_u8=image, frames_THWC_u8=keyframes)
     assert np.array_equal(refined, again)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_sizes_of_the_paper_keep_their_odd_latents(tmp_path):
+    # 32 frames of 600 pixels: latents of 75x75, which no level of the UNet halves evenly; 32 is AnimateDiff's maximum.
+    sizes = [f"{stage}.{key}=600" for stage in ("i2v", "v2v") for key in ("height", "width")]
+    once = [f"{stage}.{key}" for stage in ("i2v", "v2v") for key in ("num_inference_steps=1", "guidance_scale=1.0")]
+    frames = ["i2v.num_frames=32", "v2v.num_frames=32", "v2v.strength=1.0"]
+    hub = make_hub(tmp_path, layers=1, heads=1)
+    config = _config(hub, *sizes, *once, *frames, "i2v.noise_prior_timestep=980")
+    image = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    keyframes = _run("i2v", config, reference_image_HWC_u8=image)
+    assert keyframes.shape == (32, 600, 600, 3)
+    refined = _run("v2v", config, reference_image_HWC_u8=image, frames_THWC_u8=keyframes)
+    assert refined.shape == (32, 600, 600, 3)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
