@@ -28,7 +28,7 @@ CAPTION_DROPOUT = 0.1
 TWO_OBJECT_SHARE = 0.2
 FIRST_FRAME_SHARE = 0.9
 # How many of the clips with an easy motion are drawn again: the four directions and spinning take longest to learn.
-EASY_MOTIONS = {"standing still": 0.6, "growing": 0.6, "shrinking": 0.6, **dict.fromkeys(MOVES, 0.3)}
+EASY_MOTIONS = {"standing still": 0.7, "growing": 0.7, "shrinking": 0.7, **dict.fromkeys(MOVES, 0.5)}
 
 
 @dataclass(frozen=True, slots=True)
