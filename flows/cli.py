@@ -5,12 +5,10 @@ stderr, nothing written); 3 interrupted, and the message says with which command
 with is imported inside it, so that `--help` and wrong input answer at once.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -29,6 +27,7 @@ from flows.terminal import (
     print_tables,
     stage_table,
 )
+from flows.training import train
 from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.errors import ClipError, InputError, MagicVideoError
 from magicvideo_core.ids import default_seed
@@ -178,36 +177,7 @@ def interpolate(
     return DONE
 
 
-@cli.command(cls=Command, epilog="magicvideo train i2v --base family --output family-i2v --steps 4000")
-@click.argument("module", type=click.Choice(["vae", "t2i", "i2v", "v2v", "vfi"]))
-@click.option("--output", required=True, metavar="DIR", help="Weights, checkpoint and log; training continues from it.")
-@click.option("--base", metavar="DIR", help="The family so far: vae/ for t2i, t2i/ (i2v/, v2v/) for the video modules.")
-@click.option("--steps", type=click.IntRange(min=1), help="Steps in all; the module's own number by default.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True))
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of torch.")
-@click.option("--mixture", metavar="KIND=SHARE,...", help="Kinds of batches: i2v, v2v, image64, image128.")
-@click.option("--frames-per-clip", type=click.IntRange(2, 16), help="Keyframes that each training clip shows.")
-@click.option("--train-spatial/--freeze-spatial", default=None, help="Whether video modules train the shared layers.")
-@click.option("--peers", metavar="DIR", help="Exchange folder: average weights with other processes of this machine.")
-@click.option("--rank", type=click.IntRange(min=0), default=0, help="This process among the peers, from 0.")
-@click.option("--world", type=click.IntRange(min=2), default=2, help="How many peers there are.")
-def train(module: str, output: str, base: str | None, mixture: str | None, **options: Any) -> int:
-    """Train one MODULE of the embedded family on rendered Moving Shapes: vae, t2i, i2v, v2v or vfi."""
-    from magicvideo_core.training.modules import parse_mixture, train
-    from magicvideo_core.training.peers import PeerAveraging
-
-    logging.getLogger("magicvideo_core.training").setLevel(logging.INFO)
-    folder, rank, world = options.pop("peers"), options.pop("rank"), options.pop("world")
-    train(
-        module,
-        Path(output),
-        base=Path(base) if base else None,
-        mixture=parse_mixture(mixture) if mixture else None,
-        peers=PeerAveraging(Path(folder), rank, world) if folder else None,
-        **{name: value for name, value in options.items() if value is not None},
-    )
-    return DONE
+cli.add_command(train)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -53,6 +53,32 @@ def run_retry(run: ResolvedRun, request: RetryRequest, show_progress: ShowProgre
     return run_flow(run, request.stop_conditions(), call, show_progress)
 
 
+def run_train(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run the train flow with these arguments; returns its result. Signals raise KeyboardInterrupt in this thread.
+
+    What the training had written by then stays, and the same arguments go on from its last checkpoint.
+    """
+    set_environment()
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    result: Future[dict[str, Any]] = Future()
+
+    def call() -> dict[str, Any]:
+        from flows.train import train
+
+        return train(**arguments)
+
+    try:
+        with ExitStack() as stack:
+            _start_flow(result, call, _start_prefect(stack))
+            while not result.done():
+                # Again each time: Ray puts a handler of its own in place when it starts, which aborts the process.
+                signal.signal(signal.SIGTERM, _interrupt)
+                wait_for([result], timeout=_REFRESH_S)
+            return result.result()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_flow(
     run: ResolvedRun, stop_conditions: StopConditions, call: Callable[[], dict[str, Any]], show_progress: ShowProgress
 ) -> dict[str, Any]:

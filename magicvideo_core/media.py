@@ -71,6 +71,29 @@ def decode_video(data: bytes) -> DecodedVideo:
     return DecodedVideo(np.stack(frames), fps)
 
 
+def decode_evenly(data: bytes, num_frames: int) -> npt.NDArray[np.uint8]:
+    """Return `num_frames` frames (uint8 RGB THWC) of a video, evenly from its first to its last; all of a shorter one.
+
+    Only these are held as pixels, so that long videos fit in memory. Raises MediaError.
+    """
+    try:
+        with av.open(io.BytesIO(data), "r") as container:
+            if not container.streams.video:
+                raise MediaError(f"the {len(data)} bytes hold no video stream")
+            count = sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+        last = max(count - 1, 0)
+        wanted = {round(index * last / max(num_frames - 1, 1)) for index in range(num_frames)}
+        with av.open(io.BytesIO(data), "r") as container:
+            decoded = enumerate(container.decode(container.streams.video[0]))
+            reformatter = VideoReformatter()
+            frames = [_to_rgb(reformatter, frame) for index, frame in decoded if index in wanted]
+    except av.FFmpegError as error:
+        raise MediaError(f"the {len(data)} bytes do not decode as a video: {error.strerror}") from None
+    if len(frames) < len(wanted):
+        raise MediaError(f"of the {count} frames in the {len(data)} bytes some do not decode")
+    return np.stack(frames)
+
+
 def encode_png(frame_HWC_u8: npt.NDArray[np.uint8]) -> bytes:
     """Return a PNG of one frame."""
     _check_frames(frame_HWC_u8[None])

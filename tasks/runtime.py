@@ -6,16 +6,14 @@ Prefect tasks get plain values; they find the engine of their run here, in the p
 import logging
 import math
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
-from magicvideo_core.errors import ConfigError, RunError, RunStoppedError
+from magicvideo_core.errors import RunError, RunStoppedError
 from magicvideo_core.manifest.inventory import Inventory
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import run_json_key
@@ -28,6 +26,7 @@ from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
 from tasks.pools.sizing import needed_resources, size_pools
 from tasks.progress import ProgressBoard, found_done
+from tasks.ray_cluster import connect_to_ray
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run
 from tasks.reuse import ReuseSource
 from tasks.selection import RetryRequest, resolve_retry
@@ -35,10 +34,7 @@ from tasks.stop_conditions import StopConditions
 
 logger = logging.getLogger(__name__)
 
-# Ray keeps only small messages for this project: frames go through storage.
-_OBJECT_STORE_BYTES = 128 * 2**20
 _CLOSE_PATIENCE_S = 60.0
-_CONNECT_TIMEOUT_S = 10.0
 _LONGEST_NAP_S = 60.0
 # The pool has a patience of its own for storage that does not answer.
 _PROBE_PATIENCE_S = 5.0
@@ -145,7 +141,7 @@ class Engine:
         # One thread from start to end: the kernel ends the processes of a local Ray with the thread that started them.
         owns_ray = False
         try:
-            owns_ray = self._start_ray()
+            owns_ray = connect_to_ray(self._local_cpus())
             pools = self._place_pools()
             self._pools.set_result(pools)
             self._closing.wait()
@@ -159,25 +155,6 @@ class Engine:
                 import ray
 
                 ray.shutdown()
-
-    def _start_ray(self) -> bool:
-        """Connect to RAY_ADDRESS, or start Ray on this machine; False where it runs in this process already."""
-        import ray
-
-        if ray.is_initialized():
-            return False
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if not os.environ.get("RAY_ADDRESS"):
-            options |= {
-                "address": "local",
-                "num_cpus": self._local_cpus(),
-                "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-            }
-        else:
-            check_ray_answers(os.environ["RAY_ADDRESS"])
-        ray.init(**options)
-        return True
 
     def _place_pools(self) -> dict[str, StagePool]:
         import ray
@@ -267,19 +244,6 @@ def close_engine(engine: Engine) -> None:
     """Close an engine and forget it; once is enough, twice is fine."""
     if _engines.pop(engine.run.uri, None) is not None:
         engine.close()
-
-
-def check_ray_answers(address: str) -> None:
-    """Raise ConfigError where nothing listens at a RAY_ADDRESS with a port; Ray itself would try for many minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise ConfigError(
-            f"Ray at RAY_ADDRESS={address} does not answer ({error}): start that cluster, or unset RAY_ADDRESS."
-        ) from None
 
 
 def _has_record(storage: Storage) -> bool:

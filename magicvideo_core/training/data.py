@@ -47,7 +47,9 @@ class Shown:
 class Batch(Protocol):
     """Captioned clips; a still is a clip of one keyframe."""
 
-    captions: Sequence[str]
+    @property
+    def captions(self) -> Sequence[str]:
+        """One a clip; empty where it was left out."""
 
     def show(self, keyframes: Sequence[int], pixels: int) -> Shown:
         """The keyframes of these indices (ascending, below `NUM_KEYFRAMES`) of every clip, `pixels` wide and high."""

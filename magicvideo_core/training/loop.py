@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from magicvideo_core.training.attention import plain_attention_on_cpu
+from magicvideo_core.training.curves import write_curves
+from magicvideo_core.training.parallel import Averages, DataParallel
 from magicvideo_core.training.peers import PeerAveraging
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,8 @@ class TrainingSettings:
     """How long and how fast one module trains.
 
     The learning rate warms up linearly, stays at `learning_rate`, and falls along a cosine to zero over the last
-    `decay_fraction` of `steps`. `threads` is torch's intra-op thread count.
+    `decay_fraction` of `steps`. `threads` is torch's intra-op thread count. A step's batch comes in `parts` of the recipe's
+    size, each with random numbers of its own: one process takes them in turn, several share them out, with one result.
     """
 
     steps: int
@@ -44,6 +47,7 @@ class TrainingSettings:
     log_every: int = 50
     checkpoint_every: int = 500
     bf16: bool = True
+    parts: int = 1
 
     def learning_rate_at(self, step: int) -> float:
         warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
@@ -100,13 +104,19 @@ class ExponentialMovingAverage:
 
 
 def run_training(
-    recipe: Recipe, settings: TrainingSettings, output: Path, *, peers: PeerAveraging | None = None
+    recipe: Recipe,
+    settings: TrainingSettings,
+    output: Path,
+    *,
+    peers: PeerAveraging | None = None,
+    parallel: DataParallel | None = None,
 ) -> Path:
     """Train to `settings.steps`, continuing from `output`/checkpoint where there is one; the EMA weights end in `output`.
 
     Deterministic for a seed and a thread count: the randomness of each step comes from (seed, step) alone, so an
-    interrupted training continues as if it had not been. With `peers`, this process is one of several that average their
-    weights; each has an `output` and a seed of its own. Returns `output`.
+    interrupted training continues as if it had not been. With `parallel`, this process is one of several that share out each
+    step's parts and average their gradients; they have `output` in common, and the first of them writes. With `peers`, it is
+    one of several that average their weights; each has an `output` and a seed of its own. Returns `output`.
     """
     torch.set_num_threads(settings.threads)
     output.mkdir(parents=True, exist_ok=True)
@@ -119,19 +129,21 @@ def run_training(
         groups, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, foreach=True
     )
     ema = ExponentialMovingAverage(parameters, settings.ema_decay)
-    first = _load_checkpoint(output, parameters, ema, optimizer)
+    step = _load_checkpoint(output, parameters, ema, optimizer)
+    rank, world = (0, 1) if parallel is None else (parallel.rank, parallel.world)
     started = time.monotonic()
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    step = first
+    averages = Averages()
     while step < settings.steps:
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step) * group["scale"]
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        with plain_attention_on_cpu(), torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            loss, metrics = recipe.loss(random.Random(f"{settings.seed}/{step}"), generator)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for part in range(rank, settings.parts, world):
+            with plain_attention_on_cpu(), torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+                loss, metrics = recipe.loss(*_randomness(settings.seed, step, part))
+            (loss / settings.parts).backward()
+            averages.add(metrics)
+        if parallel is not None:
+            parallel.sum_gradients(list(parameters.values()))
         norm = nn.utils.clip_grad_norm_(list(parameters.values()), settings.gradient_clip)
         if torch.isfinite(norm):
             optimizer.step()
@@ -141,16 +153,26 @@ def run_training(
             averaged = {f"model/{name}": each.data for name, each in parameters.items()}
             averaged |= {f"ema/{name}": each for name, each in ema.shadow.items()}
             step = peers.after_step(step, settings.steps, averaged)
-        for name, value in {"grad_norm": float(norm), **metrics}.items():
-            sums[name], counts[name] = sums.get(name, 0.0) + value, counts.get(name, 0) + 1
+        averages.add({"grad_norm": float(norm)})
         if _reached(settings.log_every, previous, step) or step == settings.steps:
-            _log(output, step, time.monotonic() - started, {name: sums[name] / counts[name] for name in sums})
-            sums, counts = {}, {}
-        if _reached(settings.checkpoint_every, previous, step) or step == settings.steps:
+            means = averages.means() if parallel is None else parallel.means(averages)
+            averages = Averages()
+            if rank == 0:
+                _log(output, step, time.monotonic() - started, means)
+        if rank == 0 and (_reached(settings.checkpoint_every, previous, step) or step == settings.steps):
             _save_checkpoint(output, step, parameters, ema, optimizer)
             with ema.swapped_in():
                 recipe.save(output)
+            write_curves(output)
+    if parallel is not None:
+        parallel.wait_for_all()
     return output
+
+
+def _randomness(seed: int, step: int, part: int) -> tuple[random.Random, torch.Generator]:
+    """Where one part of one step draws from."""
+    rng = random.Random(f"{seed}/{step}/{part}" if part else f"{seed}/{step}")
+    return rng, torch.Generator().manual_seed(seed * 1_000_003 + step + (part << 40))
 
 
 def _reached(every: int, previous: int, step: int) -> bool:

@@ -215,7 +215,7 @@ def test_a_prefect_server_that_does_not_answer_is_named(tmp_path: Path, fake_ove
 
 
 def test_a_ray_cluster_that_does_not_answer_is_named() -> None:
-    from tasks.runtime import check_ray_answers
+    from tasks.ray_cluster import check_ray_answers
 
     for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
         with pytest.raises(ConfigError, match=f"RAY_ADDRESS={address} does not answer"):
@@ -235,3 +235,21 @@ def test_a_fresh_interpreter_loads_neither_torch_nor_ray(module: str) -> None:
     environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert found.stdout.strip() == "[]"
+
+
+BAD_TRAININGS: dict[str, tuple[list[str], str]] = {
+    "no such data": (["vae", "--data", "nowhere.parquet"], "nowhere.parquet does not exist"),
+    "data for the interpolator": (["vfi", "--data", "x.parquet"], "vfi takes no --data"),
+    "no base": (["i2v", "--workers", "2"], "needs --base"),
+    "parts that workers cannot share": (["vae", "--workers", "2", "--parts", "3"], "2 workers cannot share 3 parts"),
+    "peers and workers": (["vae", "--workers", "2", "--peers", "exchange"], "--peers is for one module"),
+    "a chain with an option of one": (["vae", "--chain", "--mixture", "i2v=1"], "A chain takes no --mixture"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAININGS)
+def test_wrong_trainings_are_refused_in_one_sentence(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, expected = BAD_TRAININGS[case]
+    assert expected in refused(capsys, tmp_path, ["train", *words, "--output", str(tmp_path / "out")])

@@ -1,0 +1,48 @@
+"""Connects to the Ray cluster that RAY_ADDRESS names, or starts Ray on this machine."""
+
+import logging
+import os
+import socket
+from typing import Any
+
+from magicvideo_core.errors import ConfigError
+
+# Ray keeps only small messages for this project: frames go through storage.
+_OBJECT_STORE_BYTES = 128 * 2**20
+_CONNECT_TIMEOUT_S = 10.0
+
+
+def connect_to_ray(num_cpus: int) -> bool:
+    """Connect to RAY_ADDRESS, or start Ray here, saying that it has `num_cpus`; False where this process has one already.
+
+    Whoever gets True shuts it down. Raises ConfigError where nothing answers at RAY_ADDRESS.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not os.environ.get("RAY_ADDRESS"):
+        options |= {
+            "address": "local",
+            "num_cpus": num_cpus,
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+        }
+    else:
+        check_ray_answers(os.environ["RAY_ADDRESS"])
+    ray.init(**options)
+    return True
+
+
+def check_ray_answers(address: str) -> None:
+    """Raise ConfigError where nothing listens at a RAY_ADDRESS with a port; Ray itself would try for many minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"Ray at RAY_ADDRESS={address} does not answer ({error}): start that cluster, or unset RAY_ADDRESS."
+        ) from None
