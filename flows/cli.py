@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, WRONG_INPUT, Command, drive
-from flows.evaluation import evaluate
+from flows.evaluation import ablate, evaluate
 from flows.finished_runs import retry, verify
 from flows.one_video import encoder_for, split_uri
 from flows.options import config_options, generate_command, json_option, make_request, run_options, stop_options
@@ -75,6 +75,7 @@ def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
 
 
 cli.add_command(evaluate)
+cli.add_command(ablate)
 cli.add_command(retry)
 cli.add_command(verify)
 

@@ -92,10 +92,10 @@ class CountedProgress:
         if self._status is not None:
             self._status.start()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show how many are done."""
+    def __call__(self, done: int, total: int, part: str = "") -> None:
+        """Show how many are done, and of what part of the work."""
         if self._status is not None:
-            self._status.update(f"{self._doing}: {done} of {total}")
+            self._status.update(f"{self._doing}{part and f', {part}'}: {done} of {total}")
 
     def close(self) -> None:
         """Take the line away."""

@@ -1,7 +1,7 @@
 """One clip through all stages in this process, without Prefect or Ray."""
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 from magicvideo_core.config.models import RunConfig
 from magicvideo_core.errors import ConfigError
@@ -32,13 +32,18 @@ def sample_batch(
     results: list[dict[str, Frames]] = [{} for _ in clips]
     for name in config.stages:
         on_stage(name)
-        stage = create_stage(name, config)
-        backend = config.stage(name).backend
-        with closing(stage):
-            stage.load("cpu" if backend == "fake" else resolve_device(config.device))
+        with loaded_stage(name, config) as run:
             for clip, frames in zip(clips, results, strict=True):
-                frames[name] = _run_stage(name, stage, _item(clip, frames), config)
+                frames[name] = run(_item(clip, frames))
     return results
+
+
+@contextmanager
+def loaded_stage(name: str, config: RunConfig) -> Iterator[Callable[[StageItem], Frames]]:
+    """One stage, loaded, as a function of one item that raises as `sample_clip`; closed at the end."""
+    with closing(create_stage(name, config)) as stage:
+        stage.load("cpu" if config.stage(name).backend == "fake" else resolve_device(config.device))
+        yield lambda item: _run_stage(name, stage, item, config)
 
 
 def _item(clip: Clip, frames: dict[str, Frames]) -> StageItem:

@@ -10,6 +10,8 @@ from statistics import NormalDist
 import numpy as np
 
 _RESAMPLES = 4000
+# Resampling three values knows nothing of a fourth: below this many no difference is called one.
+_ENOUGH = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,8 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval lies on one side of zero, and stands on enough clips for that to say something."""
+        return self.count >= _ENOUGH and (self.low > 0 or self.high < 0)
 
     def as_dict(self) -> dict[str, float | int | list[float]]:
         return {"value": self.value, "interval": [self.low, self.high], "count": self.count}

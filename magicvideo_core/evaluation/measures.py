@@ -41,8 +41,8 @@ MEASURES: dict[str, Measure] = {
     "object_flicker": Measure("objects' colour flicker, 0..255", "less"),
     "one_blob_per_object": Measure("share of samples with one blob per object", "more"),
     "texture_of_truth": Measure("texture contrast, 1 = rendered", "more"),
-    "stripes_of_truth": Measure("the same of stripes", "more"),
-    "dots_of_truth": Measure("the same of dots", "more"),
+    "stripes_of_truth": Measure("texture contrast of stripes, 1 = rendered", "more"),
+    "dots_of_truth": Measure("texture contrast of dots, 1 = rendered", "more"),
 }
 
 

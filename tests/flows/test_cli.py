@@ -13,7 +13,19 @@ from flows.cli import run_command
 from magicvideo_core.errors import ConfigError, PoolExhaustedError
 from magicvideo_core.storage import Storage
 
-COMMANDS = ("generate", "plan", "status", "retry", "verify", "sample", "interpolate", "train", "evaluate", "report")
+COMMANDS = (
+    "generate",
+    "plan",
+    "status",
+    "retry",
+    "verify",
+    "sample",
+    "interpolate",
+    "train",
+    "evaluate",
+    "ablate",
+    "report",
+)
 
 
 def sets(overrides: tuple[str, ...]) -> list[str]:
@@ -106,6 +118,10 @@ def test_a_place_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["sample", "one"], "--output"),
         (["interpolate", "none.mp4", "-o", "x.mp4"], "none.mp4"),
         (["evaluate"], "either RUN_URI"),
+        (["evaluate", "--write-prompts", "/proc/nothing/p.jsonl"], "cannot be written"),
+        (["ablate", "--output", "out", "--only", "frozen"], "no variant 'frozen'"),
+        (["ablate", "--output", "out", "--weights", "none"], "lacks t2i"),
+        (["ablate", "--output", "/proc/nothing"], "cannot be written"),
         (["interpolate", "none.mp4", "-o", "x.mp4", "--factor", "1"], "factor"),
         (["frobnicate"], "frobnicate"),
     ],
@@ -199,6 +215,18 @@ def test_generate_status_and_report(
     Storage(summary["run_uri"]).delete("report/index.html")
     assert run_command(["report", summary["run_uri"]]) == 0
     assert Path(capsys.readouterr().out.strip()).read_bytes().startswith(b"<!")
+
+
+def test_ablate_prints_what_the_docs_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fake_overrides: tuple[str, ...]
+) -> None:
+    words = ["ablate", "--output", str(tmp_path / "out"), "--count", "2", "--only", "bicubic", *sets(fake_overrides)]
+    assert run_command(words) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("### Ablations: 2 prompts of one object\n") and "| bicubic" not in printed.out
+    assert (tmp_path / "out" / "ablations.md").read_text() == printed.out.removesuffix("\n")
+    assert run_command([*words, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["variants"]) == ["baseline", "bicubic"]
 
 
 def test_a_prefect_server_that_does_not_answer_is_named(tmp_path: Path, fake_overrides: tuple[str, ...]) -> None:
