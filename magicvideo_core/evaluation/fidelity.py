@@ -36,16 +36,16 @@ def reference_fidelity(frames_THWC_u8: np.ndarray, reference_HWC_u8: np.ndarray,
     ious, drifts, changes = [], [], []
     for mask_THW in object_masks(small, background_rgb, names):
         ious.append(_iou(mask_THW[0], mask_THW[1]))
-        colours = [frame[mask].mean(axis=0) for frame, mask in zip(small, mask_THW, strict=True) if mask.any()]
-        if not mask_THW[0].any() or len(colours) < 2:
-            continue
+        # Where an object is gone, the background stands in its place.
+        colours = [
+            frame[mask].mean(axis=0) if mask.any() else background_rgb
+            for frame, mask in zip(small, mask_THW, strict=True)
+        ]
         first, rest = colours[0], np.stack(colours[1:])
         drifts.append(float(np.linalg.norm(rest - first, axis=1).mean()))
         if len(rest) > 1:
             changes.append(float(np.abs(np.diff(rest, axis=0)).mean()))
-    found["first_frame_iou"] = float(np.mean(ious))
-    if drifts:
-        found["colour_drift"] = float(np.mean(drifts))
+    found |= {"first_frame_iou": float(np.mean(ious)), "colour_drift": float(np.mean(drifts))}
     if changes:
         found["object_flicker"] = float(np.mean(changes))
     return found

@@ -57,6 +57,9 @@ def test_another_colour_and_place_than_the_references_show() -> None:
     blinking = frames.copy()
     blinking[::2] = paler[::2]
     assert _measured(blinking, scene, frames[0])["object_flicker"] > 5
+    vanishing = frames.copy()
+    vanishing[8:] = frames[0, 0, 0]
+    assert _measured(vanishing, scene, frames[0])["colour_drift"] > 50
 
 
 def test_a_still_image_has_no_measures_of_motion() -> None:
