@@ -17,7 +17,15 @@ from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, WRONG_INPUT, C
 from flows.evaluation import ablate, evaluate
 from flows.finished_runs import retry, verify
 from flows.one_video import encoder_for, split_uri
-from flows.options import config_options, generate_command, json_option, make_request, run_options, stop_options
+from flows.options import (
+    config_options,
+    generate_command,
+    json_option,
+    make_request,
+    reuse_option,
+    run_options,
+    stop_options,
+)
 from flows.terminal import (
     error_console,
     log_to_stderr,
@@ -47,7 +55,7 @@ def cli() -> None:
 @click.option("--output", required=True, metavar="URI", help="Where runs lie: a folder or any fsspec URL.")
 @run_options
 @stop_options
-@click.option("--reuse", metavar="RUN_URI", help="Take over finished stages of that run whose recipe is the same.")
+@reuse_option
 @json_option
 def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     """Turn PROMPTS (.txt, .csv, .jsonl, .parquet; path, URL, glob or -) into videos.
@@ -84,6 +92,7 @@ cli.add_command(verify)
 @click.argument("prompts")
 @click.option("--output", default="runs", metavar="URI", help="Where the run would lie, to see what is left of it.")
 @run_options
+@reuse_option
 @json_option
 def plan(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     """Say what `generate` would do with PROMPTS: clips, shards and pools. Writes nothing."""
@@ -100,6 +109,9 @@ def plan(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     if description["done"]:
         print(f"Continues {run.uri}; done so far:")
         print_tables(stage_table(description["done"]))
+    if description["reusable"]:
+        counts = ", ".join(f"{stage} {count}" for stage, count in description["reusable"].items())
+        print(f"Clips that {options['reuse']} has done by the same recipe: {counts}.")
     print(f"There is {description['forecast_note']}.")
     return DONE
 

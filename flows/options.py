@@ -32,6 +32,9 @@ _STOP_OPTIONS = (
     ),
 )
 
+reuse_option = click.option(
+    "--reuse", metavar="RUN_URI", help="Take over finished stages of that run whose recipe is the same."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 

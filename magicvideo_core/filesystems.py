@@ -19,6 +19,9 @@ _S3_CLIENT = {
     # A second try for each page of a long listing; more would multiply with our own.
     "retries": {"total_max_attempts": 2, "mode": "standard"},
 }
+# Writing has no time limit of its own in aiohttp: a server that takes a connection and never reads would hang it.
+_PUT_TIMEOUT_S = 30.0
+_SLOWEST_UPLOAD_BYTES_PER_S = 256 * 2**10
 
 
 def filesystem(uri: str) -> Any:
@@ -34,6 +37,22 @@ def protocol(uri: str) -> str:
 def strip_protocol(uri: str) -> str:
     """Return a URI as its filesystem spells it in listings."""
     return str(filesystem(uri)._strip_protocol(uri))
+
+
+def put(uri: str, data: bytes, **options: Any) -> None:
+    """Store an object by the filesystem's `pipe_file`; TimeoutError where the server does not take it in time."""
+    store = filesystem(uri)
+    if not store.async_impl:
+        store.pipe_file(uri, data, **options)
+        return
+    from fsspec.asyn import sync
+
+    limit_s = _PUT_TIMEOUT_S + len(data) / _SLOWEST_UPLOAD_BYTES_PER_S
+    try:
+        # Cancels the request, which closes its connection.
+        sync(store.loop, store._pipe_file, uri, data, timeout=limit_s, **options)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {limit_s:.3g} s") from error
 
 
 def creates_atomically(uri: str, patience_s: float) -> bool:
@@ -77,7 +96,7 @@ def _probe_creation(bucket: str, uri: str, process_id: int, patience_s: float) -
 
     def create() -> bool:
         try:
-            store.pipe_file(probe, b"probe", mode="create")
+            put(probe, b"probe", mode="create")
         except (OSError, NotImplementedError, TypeError) as error:
             if isinstance(error, OSError) and not is_conflict(error):
                 raise

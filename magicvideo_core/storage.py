@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from magicvideo_core.errors import RunError, StorageUnavailableError
-from magicvideo_core.filesystems import creates_atomically, filesystem, protocol, strip_protocol
+from magicvideo_core.filesystems import creates_atomically, filesystem, protocol, put, strip_protocol
 from magicvideo_core.local_files import TEMPORARY_PREFIX, copy_file, create_file, walk_sizes, write_file
 from magicvideo_core.patience import PATIENCE_S, PERMANENT, is_conflict, with_retries
 from magicvideo_core.redact import redact
@@ -69,7 +69,7 @@ class Storage:
         if self._local:
             self._try(f"write {uri}", lambda: write_file(Path(uri), data))
         else:
-            self._try(f"write {uri}", lambda: filesystem(uri).pipe_file(uri, data))
+            self._try(f"write {uri}", lambda: put(uri, data))
         return _stored(uri, data)
 
     def create(self, key: str, data: bytes) -> StoredObject | None:
@@ -249,7 +249,7 @@ def _stored(uri: str, data: bytes) -> StoredObject:
 
 def _create_remote(uri: str, data: bytes) -> bool:
     try:
-        filesystem(uri).pipe_file(uri, data, mode="create")
+        put(uri, data, mode="create")
     except OSError as error:
         if not is_conflict(error):
             raise

@@ -8,7 +8,8 @@ from magicvideo_core.config import RunConfig, diff_configs, load_config
 from magicvideo_core.config.weights import EMBEDDED, references
 from magicvideo_core.errors import PromptError, RunError, UnreadableError
 from magicvideo_core.ids import new_run_id
-from magicvideo_core.manifest.layout import check_run_id, parse_session_key, run_json_key
+from magicvideo_core.manifest.durable import read_latest
+from magicvideo_core.manifest.layout import check_run_id, run_json_key
 from magicvideo_core.manifest.plan import read_shards, split_shards
 from magicvideo_core.manifest.run_record import RunRecord, clips_hash, new_run_record, read_run_json
 from magicvideo_core.manifest.schema import ManifestRow
@@ -132,18 +133,43 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
         check_writable(storage.uri)
     if request.reuse is not None:
         _check_reuse(request.reuse, storage, hashes)
-    if storage.exists(run_json_key()) and not _was_torn_at_its_start(storage):
-        return _continue(storage, config, clips, request)
-    shards = split_shards(clips, config.shard_size)
-    record = new_run_record(run_id, config, hashes, request.prompts, shards)
+    record = find_record(storage)
+    is_new = record is None
+    if record is None:
+        record = new_run_record(run_id, config, hashes, request.prompts, split_shards(clips, config.shard_size))
+        _check_remains(storage, record, clips)
+    else:
+        _check_unchanged(storage, record, config, clips, request)
+    # The first writing of the plan may have been cut short: what is there is kept, the rest follows from the clips.
+    stored = read_shards(storage)
+    shards = [stored.get(shard_id, shard) for shard_id, shard in enumerate(split_shards(clips, config.shard_size))]
+    if clips_hash([clip for shard in shards for clip in shard]) != record.clips_hash:
+        raise RunError(
+            f"Run {record.run_id} at {storage.uri} has lost a part of its plan, and {request.prompts} has its rows "
+            "in another order or shard size than then: give the first ones, or another --run-id."
+        )
     return ResolvedRun(
         storage,
         record,
         tuple(tuple(shard) for shard in shards),
-        is_new=True,
-        unplanned=tuple(range(len(shards))),
+        is_new=is_new,
+        unplanned=tuple(shard_id for shard_id in range(len(shards)) if shard_id not in stored),
         reuse=request.reuse,
     )
+
+
+def find_record(storage: Storage) -> RunRecord | None:
+    """Return the record of the run that is there; None where there is none, or a torn one, which is written again.
+
+    Raises RunError where it is of another version.
+    """
+    if not storage.exists(run_json_key()):
+        return None
+    try:
+        return read_run_json(storage)
+    except UnreadableError as error:
+        logger.warning("the run's record is written again: %s", error)
+        return None
 
 
 def check_weights(storage: Storage, record: RunRecord, config: RunConfig) -> None:
@@ -178,9 +204,23 @@ def words_outside_the_world(clips: Sequence[Clip], config: RunConfig) -> list[st
     return list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt)))
 
 
-def _continue(storage: Storage, config: RunConfig, clips: Sequence[Clip], request: RunRequest) -> ResolvedRun:
-    """Return the run that is there, or refuse: one run id stands for one configuration and one prompt set."""
-    record = read_run_json(storage)
+def _check_remains(storage: Storage, record: RunRecord, clips: Sequence[Clip]) -> None:
+    """Refuse what lies where a run is to begin unless that run would have made it: its record was lost, or torn."""
+    planned = {clip.clip_id for shard in read_shards(storage).values() for clip in shard}
+    rows = read_latest(storage).values()
+    differing = sorted({row.stage for row in rows if row.recipe_hash != record.recipe_hashes.get(row.stage)})
+    if differing or planned - {clip.clip_id for clip in clips}:
+        made = f"other settings or weights of {', '.join(differing)}" if differing else "other prompts"
+        raise RunError(
+            f"Run {record.run_id} at {storage.uri} has no readable {run_json_key()}, and what lies there comes from "
+            f"{made}: give the prompts and configuration that it was started with, or another --run-id."
+        )
+
+
+def _check_unchanged(
+    storage: Storage, record: RunRecord, config: RunConfig, clips: Sequence[Clip], request: RunRequest
+) -> None:
+    """Refuse to continue as another run: one run id stands for one configuration and one prompt set."""
     differing = diff_configs(record.config, config)
     if differing:
         raise RunError(
@@ -188,34 +228,11 @@ def _continue(storage: Storage, config: RunConfig, clips: Sequence[Clip], reques
             "give the same configuration, or another --run-id."
         )
     check_weights(storage, record, config)
-    stored = read_shards(storage)
     if clips_hash(clips) != record.clips_hash:
         raise RunError(
             f"Run {record.run_id} at {storage.uri} was started with another prompt set than {request.prompts} "
-            f"({_clip_changes(stored, clips)}): give the same prompts, or another --run-id."
+            f"({_clip_changes(read_shards(storage), clips)}): give the same prompts, or another --run-id."
         )
-    # The first writing of the plan may have been cut short: what is there is kept, the rest follows from the clips.
-    shards = [stored.get(shard_id, shard) for shard_id, shard in enumerate(split_shards(clips, config.shard_size))]
-    if clips_hash([clip for shard in shards for clip in shard]) != record.clips_hash:
-        raise RunError(
-            f"Run {record.run_id} at {storage.uri} has lost a part of its plan, and {request.prompts} has its rows "
-            "in another order than then: give them in their first order, or another --run-id."
-        )
-    unplanned = tuple(shard_id for shard_id in range(len(shards)) if shard_id not in stored)
-    return ResolvedRun(
-        storage, record, tuple(tuple(shard) for shard in shards), is_new=False, unplanned=unplanned, reuse=request.reuse
-    )
-
-
-def _was_torn_at_its_start(storage: Storage) -> bool:
-    """Tell whether nothing of a run is there but a record that was cut short: it is written again."""
-    try:
-        read_run_json(storage)
-    except UnreadableError as error:
-        if all(key == run_json_key() or parse_session_key(key) is not None for key in storage.list()):
-            logger.warning("the run starts anew: %s", error)
-            return True
-    return False
 
 
 def _check_reuse(uri: str, storage: Storage, hashes: Mapping[str, str]) -> None:

@@ -2,13 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from magicvideo_core.manifest.artifacts import artifact_key_of
 from magicvideo_core.manifest.durable import read_latest
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.prompts import Clip
 from magicvideo_core.redact import redact
 from magicvideo_core.stages.given import is_given
 from magicvideo_core.storage import Storage
@@ -50,6 +51,11 @@ class ReuseSource:
         with ThreadPoolExecutor(_NUM_COPIES) as executor:
             taken = executor.map(lambda pair: self._take_one(job, *pair), found)
             return [row for row in taken if row is not None]
+
+    def count(self, stage: str, clips: Iterable[Clip]) -> int:
+        """Return how many of these clips the other run has done by the same recipe; bytes are not looked at."""
+        rows = self._load()
+        return sum(1 for clip in clips if (stage, clip.clip_id) in rows and not is_given(clip, stage))
 
     def _load(self) -> Mapping[tuple[str, str], ManifestRow]:
         with self._lock:

@@ -17,17 +17,15 @@ from magicvideo_core.errors import RunError, RunStoppedError
 from magicvideo_core.manifest.inventory import Inventory
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import run_json_key
-from magicvideo_core.manifest.run_record import read_run_json
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.manifest.session import Session, open_session
-from magicvideo_core.storage import Storage
 from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
 from tasks.pools.sizing import needed_resources, size_pools
 from tasks.progress import ProgressBoard, found_done
 from tasks.ray_cluster import connect_to_ray
-from tasks.resolve import ResolvedRun, RunRequest, resolve_run
+from tasks.resolve import ResolvedRun, RunRequest, find_record, resolve_run
 from tasks.reuse import ReuseSource
 from tasks.selection import RetryRequest, resolve_retry
 from tasks.stop_conditions import StopConditions
@@ -94,10 +92,9 @@ class Engine:
         if self._closing.is_set():
             session.close()
             raise RunStoppedError(f"Run {self.run.run_id} was stopped while it started.")
-        if not self.run.is_new:
-            session.note_found_done(found_done(storage))
-        elif _has_record(storage):
+        if self.run.is_new and find_record(storage) is not None:
             raise RunError(f"Run {self.run.run_id} at {self.run.uri} was begun meanwhile: give the same command again.")
+        session.note_found_done(found_done(storage))
 
     def stop(self, reason: BaseException) -> None:
         """Give up all work now; whoever waits for a pool gets `reason`."""
@@ -244,14 +241,6 @@ def close_engine(engine: Engine) -> None:
     """Close an engine and forget it; once is enough, twice is fine."""
     if _engines.pop(engine.run.uri, None) is not None:
         engine.close()
-
-
-def _has_record(storage: Storage) -> bool:
-    try:
-        read_run_json(storage)
-    except RunError:
-        return False
-    return True
 
 
 def _give_up(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from magicvideo_core.config import RunConfig
@@ -12,6 +13,7 @@ from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.storage import Storage
 from tasks.progress import all_succeeded, count_rows
 from tasks.resolve import ResolvedRun
+from tasks.reuse import ReuseSource
 
 _NO_FORECAST = "no forecast of time, storage or cost: it needs the measured times of a run"
 
@@ -36,7 +38,7 @@ def run_status(storage: Storage) -> dict[str, Any]:
 
 
 def describe_plan(run: ResolvedRun) -> dict[str, Any]:
-    """Return what `generate` would do, as plain JSON values: counts, pools, and what a continued run has done."""
+    """Return what `generate` would do, as plain JSON values: counts, pools, what is done, what could be reused."""
     config = run.config
     return {
         "num_clips": run.num_clips,
@@ -45,9 +47,15 @@ def describe_plan(run: ResolvedRun) -> dict[str, Any]:
         "continues": None if run.is_new else run.uri,
         "stages": {stage: _describe_stage(config, stage, run.num_clips) for stage in config.stages},
         "done": None if run.is_new else _stage_counts(run.record, read_rows(run.storage, config.stages)),
+        "reusable": None if run.reuse is None else _count_reusable(run, run.reuse),
         "forecast": None,
         "forecast_note": _NO_FORECAST,
     }
+
+
+def _count_reusable(run: ResolvedRun, uri: str) -> dict[str, int]:
+    source = ReuseSource(uri, run.record.recipe_hashes)
+    return {stage: source.count(stage, chain.from_iterable(run.shards)) for stage in run.config.stages}
 
 
 def _stage_counts(record: RunRecord, rows: Iterable[ManifestRow]) -> dict[str, Any]:

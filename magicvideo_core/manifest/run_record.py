@@ -73,17 +73,29 @@ def write_run_json(storage: Storage, record: RunRecord) -> None:
 
 
 def read_run_json(storage: Storage) -> RunRecord:
-    """Return the run record. Raises RunError where the place holds no run, UnreadableError where it is torn."""
+    """Return the run record.
+
+    Raises RunError where the place holds no run or one of another version, UnreadableError where the record is torn.
+    """
     uri = storage.join(run_json_key())
     try:
         values: dict[str, Any] = json.loads(storage.read(run_json_key()))
-        values["config"] = RunConfig.model_validate(values["config"])
-        return RunRecord(**values)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"There is no run at {storage.uri}: {uri} does not exist.") from None
+    except ValueError as error:
+        raise UnreadableError(
+            f"The run record {uri} is torn ({error}): give the `magicvideo generate` that started the run again, with "
+            f"--run-id {storage.uri.rpartition('/')[2]}, which writes it anew."
+        ) from None
+    try:
+        values["config"] = RunConfig.model_validate(values["config"])
+        return RunRecord(**values)
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise UnreadableError(f"The run record {uri} is not readable by this version: {reason}.") from None
+        raise RunError(
+            f"The run record {uri} is not readable by this version ({reason}): use the version that started the run, "
+            "or another --run-id."
+        ) from None
 
 
 def _versions() -> dict[str, str]:

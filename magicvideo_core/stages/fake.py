@@ -17,6 +17,7 @@ from magicvideo_core.ids import stage_seed
 from magicvideo_core.stages.base import Frames, Outcome, StageItem, keyframe_fps
 
 _CHUNK_MIB = 32
+_HOLD_POLL_S = 0.05
 
 
 class FakeStage:
@@ -44,6 +45,8 @@ class FakeStage:
             with open(self._fake.trace_file, "ab", buffering=0) as trace:
                 trace.write(f"{self._name} {item.clip.clip_id}\n".encode())
         time.sleep(self._fake.sleep_s)
+        while self._fake.hold_file and os.path.exists(self._fake.hold_file):
+            time.sleep(_HOLD_POLL_S)
         fps = self._config.vfi.fps if self._name == "vfi" else keyframe_fps(self._config)
         match self._fault(item):
             case None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import ClipTimeoutError, PoolExhaustedError, StorageLostError
@@ -63,10 +64,8 @@ class StagePool:
         self._lock = threading.Lock()
         self._gpu_s = 0.0
         self._slots = [ActorSlot(number) for number in range(num_actors)]
-        self._threads = [
-            threading.Thread(target=self._serve, args=(slot,), name=f"{stage}-slot-{slot.number}", daemon=True)
-            for slot in self._slots
-        ]
+        new_thread = partial(threading.Thread, target=self._serve, daemon=True)
+        self._threads = [new_thread(args=(slot,), name=f"{stage}-slot-{slot.number}") for slot in self._slots]
         for thread in self._threads:
             thread.start()
 
@@ -201,8 +200,7 @@ class StagePool:
         except Exception as error:
             if not self._work.is_stopped():
                 failure = classify(error, f"{self._stage} actor {slot.number}, idle")
-                idle = f"idle after start {slot.starts}"
-                self._bury(slot, str(failure.error), None if actor.was_cut_off() else idle)
+                self._bury(slot, str(failure.error), None if actor.was_cut_off() else f"idle, start {slot.starts}")
             return False
         return True
 

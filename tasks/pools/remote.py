@@ -91,6 +91,9 @@ class RayStageActor:
         return results
 
     def was_cut_off(self) -> bool:
+        # Ray's calls start a Ray of their own where there is none any more.
+        if not self._ray.is_initialized():
+            return False
         with contextlib.suppress(Exception):
             if self._out_of_reach and not self._died_within(_DEATH_NEWS_TIMEOUT_S):
                 return True
@@ -112,12 +115,17 @@ class RayStageActor:
         return False
 
     def close(self) -> None:
+        if not self._ray.is_initialized():
+            return
         # Killed processes leave contexts behind on a GPU, so the stage is asked first.
         with contextlib.suppress(Exception):
             self._ray.get(self._handle.close.remote(), timeout=_CLOSE_TIMEOUT_S)
         self.kill()
 
     def kill(self) -> None:
+        # With Ray its processes have ended.
+        if not self._ray.is_initialized():
+            return
         with contextlib.suppress(Exception):
             self._ray.kill(self._handle, no_restart=True)
 

@@ -20,13 +20,13 @@ from faults.poison import poison_run
 from faults.scenarios import SCENARIOS, Setting
 
 FAULTS = {
-    "actor-killed": 30,
+    "actor-killed": 40,
     "driver-killed": 15,
     "interrupted": 10,
     "prefect-killed": 5,
     "torn-writes": 8,
     "s3-failing": 1,
-    "s3-restarted": 8,
+    "s3-restarted": 10,
     "node-lost": 6,
 }
 

@@ -165,7 +165,8 @@ def drill(
                 left -= 1 if injected else 0
             code = process.wait(_COMMAND_TIMEOUT_S)
         verdict.exit_codes.append(code)
-        if code == 0:
+        # The work has ended where it says so twice: the same command does nothing more.
+        if code == 0 or verdict.exit_codes[-2:] == [1, 1]:
             break
     verdict.in_flight = verdict.faults * actors
     compare(verdict, run, truth, load.trace_file(name))
@@ -279,7 +280,12 @@ def _wait_for_work(driver: Driver) -> bool:
 @contextmanager
 def _started(command: Sequence[str], environment: dict[str, str] | None) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        command, env={**os.environ, **(environment or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Shells start what runs in the background deaf to Ctrl-C, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process

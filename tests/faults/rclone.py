@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 BUCKET = "bucket"
 KEY_ID, SECRET = "fault-tests", "fault-tests-secret-key"
@@ -90,15 +91,19 @@ class RcloneServer:
         raise RuntimeError(f"rclone did not start on port {self.port}: exit code {self._process.poll()}")
 
 
+def s3_options(port: int) -> dict[str, Any]:
+    """Return the options of s3fs for a server on `port`."""
+    return {"endpoint_url": f"http://127.0.0.1:{port}", "config_kwargs": dict(_CLIENT)}
+
+
 def s3_environment(port: int) -> dict[str, str]:
     """Return the environment in which every process of the project finds the server, or a proxy of it, on `port`."""
-    options = {"endpoint_url": f"http://127.0.0.1:{port}", "config_kwargs": _CLIENT}
     return {
         "AWS_ACCESS_KEY_ID": KEY_ID,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "FSSPEC_S3": json.dumps(options),
+        "FSSPEC_S3": json.dumps(s3_options(port)),
     }
 
 

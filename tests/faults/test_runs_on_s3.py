@@ -28,7 +28,6 @@ pytestmark = pytest.mark.usefixtures("local_ray", "prefect_api")
 PROMPTS = ("one", "two", "three", "four", "five")
 # Two are enough: one that makes, and one that reads what was made.
 STAGES = ("t2i", "i2v")
-SLEEPS = tuple(f"{stage}.fake.sleep_s=1.5" for stage in STAGES)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,11 @@ def test_two_drivers_ctrl_c_status_and_the_same_command_again(
         "t2i,i2v",
         "--json",
     ]
-    words += [word for override in (*fake_overrides, *SLEEPS) for word in ("--set", override)]
+    # The first driver cannot end before it is interrupted, however slow the machine.
+    hold_file = tmp_path / "hold"
+    hold_file.touch()
+    overrides = (*fake_overrides, f"i2v.fake.hold_file={hold_file}")
+    words += [word for override in overrides for word in ("--set", override)]
     # 1. A driver works on the run, on the session's Ray and Prefect: starting others shows nothing.
     from prefect.settings import PREFECT_API_URL
 
@@ -126,6 +129,7 @@ def test_two_drivers_ctrl_c_status_and_the_same_command_again(
         stdout, stderr = first.communicate(timeout=60)
     finally:
         first.kill()
+        hold_file.unlink()
     assert (first.returncode, stdout) == (3, ""), stderr
     assert "Interrupted; continue with: magicvideo generate " in stderr.splitlines()[-1]
     assert [record.ended_at is not None for record in read_sessions(storage)] == [True]

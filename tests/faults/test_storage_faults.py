@@ -1,15 +1,19 @@
 """Storage over S3 through the fault proxy: what is written is there and whole, whatever happens on the way."""
 
 import json
+import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.proxy import CONTROL_PATH, FAULTS, FaultRates
+from faults.rclone import BUCKET, s3_options
+from fsspec.config import conf
 
 from magicvideo_core import filesystems
 from magicvideo_core.errors import RunError, StorageUnavailableError
@@ -46,6 +50,42 @@ def test_an_output_that_does_not_answer_is_said_in_one_sentence(
     s3.server.start()
     with pytest.raises(RunError, match=r"Output s3://no-such-bucket cannot be written: .*bucket"):
         check_writable("s3://no-such-bucket")
+
+
+@pytest.fixture
+def silent_uri(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A folder on a server that takes every connection and says nothing; seconds of waiting become tenths."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        options = s3_options(server.getsockname()[1])
+        options["config_kwargs"] |= {"connect_timeout": 0.5, "read_timeout": 0.3}
+        monkeypatch.setitem(conf, "s3", options)
+        monkeypatch.setattr(filesystems, "_PUT_TIMEOUT_S", 0.5)
+        filesystems.forget_filesystems()
+        yield f"s3://{BUCKET}/run"
+    filesystems.forget_filesystems()
+
+
+def test_a_server_that_never_answers_is_unavailable_and_no_hang(
+    silent_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = Storage(silent_uri, patience_s=1.0)
+    calls: dict[str, Callable[[], object]] = {
+        "read": lambda: silent.read("key"),
+        "write": lambda: silent.write("key", b"data"),
+        "create": lambda: silent.create("key", b"data"),
+        "look for": lambda: silent.exists("key"),
+        "list": silent.list,
+        "delete": lambda: silent.delete("key"),
+    }
+    for what, call in calls.items():
+        started_s = time.monotonic()
+        with pytest.raises(StorageUnavailableError, match=f"Could not {what} s3://.* in \\d+ tries over 1 s: .*imeout"):
+            call()
+        # The patience, and the try in which it ended: two requests, and botocore's pause of up to a second between them.
+        assert time.monotonic() - started_s < 10
+    monkeypatch.setattr("magicvideo_core.storage._PROBE_PATIENCE_S", 0.5)
+    with pytest.raises(RunError, match=f"Output {silent_uri} cannot be written: "):
+        check_writable(silent_uri)
 
 
 def test_a_third_of_all_requests_failing_loses_nothing(s3: Any, storage: Storage) -> None:

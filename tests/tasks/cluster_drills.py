@@ -52,6 +52,11 @@ def make_pool(folder: Path, config: RunConfig, board: ProgressBoard) -> StagePoo
     return StagePool("t2i", config.t2i.pool, 1, hooks, board)
 
 
+def pool_actor(folder: Path) -> RayStageActor:
+    config = load_config(overrides=SMALL)
+    return RayStageActor(StageJob("t2i", config, Storage(folder), "run", "recipe"), config.t2i.pool)
+
+
 def works(*prompts: str) -> list[ClipWork]:
     return [ClipWork(clip_of_prompt(prompt, seed), 0, 1) for seed, prompt in enumerate(prompts)]
 
@@ -80,9 +85,15 @@ def node_loss(folder: Path) -> dict[str, Any]:
         stopped_by = str(error)
     waited_s = time.monotonic() - started_s
     pool.close()
+    late = pool_actor(folder)
     ray.shutdown()
+    # Whoever is late gives its actor up; that must not start a Ray.
+    late.close()
+    late.kill()
+    was_cut_off = late.was_cut_off()
     cluster.shutdown()
     return {
+        "ray_after_all": ray.is_initialized() or was_cut_off,
         "statuses": [row.status for row in rows],
         "num_actors": len({row.actor_id for row in rows}),
         "moved": first_home != second_home,

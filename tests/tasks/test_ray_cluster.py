@@ -34,6 +34,7 @@ def test_actors_of_a_lost_node_are_replaced_on_another_and_without_any_the_pool_
     assert "found no room for an actor that takes 1 CPU" in found["stopped_by"]
     # Ray may take some seconds to notice the loss; the rest is `placement_timeout_s`, not half an hour.
     assert found["waited_s"] < 60
+    assert not found["ray_after_all"]
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs to know how much memory is free")

@@ -26,8 +26,10 @@ from tasks.publish import publish_run
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run
 from tasks.reuse import ReuseSource
 from tasks.run_stage import complete_shard
+from tasks.runtime import open_engine, start_engine
 from tasks.selection import RetryRequest, resolve_retry
-from tasks.status import run_status
+from tasks.status import describe_plan, run_status
+from tasks.stop_conditions import StopConditions
 
 STAGES = ("t2i", "i2v", "v2v", "vfi")
 
@@ -312,7 +314,10 @@ def test_reuse_computes_what_the_other_run_lacks_or_made_of_other_bytes(request_
     write_manifest(source, "t2i", row.shard_id, 2, [replace(row, attempt=2, status="failed")])
     # Damaged there, which i2v finds when it has to compute here.
     flip_a_bit(source, str(artifact_key_of(rows["t2i", "two"])))
-    other = InlineEngine(resolve_run(request_of(run_id="other", reuse=first.run.uri)))
+    run = resolve_run(request_of(run_id="other", reuse=first.run.uri))
+    # Upper bounds: what is gone, or comes from other bytes, shows when it is taken over.
+    assert describe_plan(run)["reusable"] == {"t2i": 2, "i2v": 2, "v2v": 2, "vfi": 2}
+    other = InlineEngine(run)
     expected = {("t2i", "two"), ("i2v", "two"), ("v2v", "two"), ("vfi", "two"), ("vfi", "one")}
     expected |= {("t2i", "three"), ("i2v", "three"), ("v2v", "three")}
     assert set(other.work()) == expected
@@ -349,15 +354,61 @@ def test_a_torn_table_is_written_again_with_the_same_outcome(request_of: Any, ke
     assert InlineEngine(resolve_run(request_of())).work() == []
 
 
-def test_a_run_whose_record_was_torn_at_once_starts_anew(request_of: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [None, b'{"run_id": "ru', b""])
+def test_a_run_whose_record_is_gone_or_torn_continues_where_all_else_fits(
+    request_of: Any, tmp_path: Path, damage: bytes | None
+) -> None:
+    def damage_the_record() -> None:
+        storage.delete(layout.run_json_key()) if damage is None else storage.write(layout.run_json_key(), damage)
+
     storage = Storage(tmp_path / "run")
-    storage.write(layout.run_json_key(), b'{"run_id": "ru')
+    damage_the_record()
     run = resolve_run(request_of())
     assert run.is_new
     assert len(InlineEngine(run).work()) == 12
-    storage.write(layout.run_json_key(), b'{"run_id": "ru')
-    with pytest.raises(RunError, match=r"run\.json is not readable"):
+    before = outcome(storage)
+    damage_the_record()
+    if damage is not None:
+        with pytest.raises(RunError, match=r"run\.json is torn .*: give the `magicvideo generate` .* --run-id run"):
+            run_status(storage)
+    (tmp_path / "more.csv").write_text("prompt\nfour\n")
+    for changes, comes_from in (
+        (
+            {"overrides": (*request_of().overrides, "i2v.guidance_scale=9")},
+            "other settings or weights of i2v, v2v, vfi",
+        ),
+        ({"prompts": str(tmp_path / "more.csv")}, "other prompts"),
+    ):
+        with pytest.raises(RunError, match=f"what lies there comes from {comes_from}: give"):
+            resolve_run(replace(request_of(), **changes))
+    with pytest.raises(RunError, match="another order or shard size"):
+        resolve_run(request_of(shard_size=1))
+    assert InlineEngine(resolve_run(request_of())).work() == []
+    assert outcome(storage) == before
+    assert run_status(storage)["left"] == 0
+
+
+def test_a_record_of_another_version_is_left_alone(request_of: Any, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "run")
+    storage.write(layout.run_json_key(), b'{"run_id": "run"}')
+    with pytest.raises(RunError, match=r"run\.json is not readable by this version .*: use the version"):
         resolve_run(request_of())
+
+
+def test_a_run_that_was_begun_since_its_request_was_checked_is_refused(
+    local_ray: None, request_of: Any, tmp_path: Path
+) -> None:
+    request = request_of(stages="t2i")
+    ours, theirs = resolve_run(request), resolve_run(request)
+    start_engine(ours, StopConditions())
+    write_run(theirs)
+    before = Storage(tmp_path / "run").read(layout.run_json_key())
+    with pytest.raises(RunError, match=r"was begun meanwhile: give the same command again\."), open_engine(request):
+        raise AssertionError("the run was taken")
+    assert Storage(tmp_path / "run").read(layout.run_json_key()) == before
+    # The session was given back: the same command again goes on.
+    with open_engine(request) as engine:
+        assert not engine.run.is_new
 
 
 def test_where_another_driver_took_the_attempt_its_rows_count_and_ours_follow(
