@@ -262,4 +262,5 @@ def _list_remote(base: str) -> dict[str, int]:
         found: dict[str, dict[str, Any]] = filesystem(base).find(base, detail=True)
     except FileNotFoundError:
         return {}
-    return {str(path): int(details["size"]) for path, details in found.items()}
+    # A folder without objects is found as itself.
+    return {str(path): int(details["size"]) for path, details in found.items() if details["type"] == "file"}

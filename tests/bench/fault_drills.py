@@ -61,7 +61,7 @@ def main() -> int:
             print(
                 f"| {verdict.name} | {verdict.faults} | {verdict.commands} | {verdict.missing} | {verdict.doubled} | "
                 f"{verdict.different} | {verdict.twice} ({verdict.in_flight}) | {time.monotonic() - started_s:.0f} | "
-                f"{'yes' if verdict.holds else f'NO, exits {verdict.exit_codes}'} |",
+                f"{'yes' if verdict.holds else 'NO: ' + '; '.join(verdict.notes)} |",
                 flush=True,
             )
     print(f"\n{total} faults injected")

@@ -119,6 +119,7 @@ class Verdict:
     twice: int = 0
     in_flight: int = 0
     exit_codes: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
@@ -183,8 +184,14 @@ def compare(verdict: Verdict, run: Path, truth: dict[Key, str], trace_file: Path
         for path in run.glob("manifests/*/*.parquet")
         for row in pq.read_table(path).to_pylist()
     )
-    objects = Counter((path.parent.name, path.name.split(".")[0]) for path in run.glob("artifacts/*/*"))
-    verdict.doubled = sum(1 for count in (*rows.values(), *objects.values()) if count > 1)
+    objects: dict[Key, list[str]] = {}
+    # Without the unfinished writes of an S3 server that was killed, which no listing shows.
+    for path in run.glob("artifacts/*/[!.]*"):
+        objects.setdefault((path.parent.name, path.name.split(".")[0]), []).append(path.name)
+    doubled = [str(key) for key, count in rows.items() if count > 1]
+    doubled += [" + ".join(names) for names in objects.values() if len(names) > 1]
+    verdict.doubled = len(doubled)
+    verdict.notes = [f"exits {verdict.exit_codes}", *(f"doubled {what}" for what in doubled)]
     lines = trace_file.read_text().splitlines() if trace_file.exists() else []
     verdict.twice = len(lines) - len(set(lines))
 

@@ -121,6 +121,14 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(s3: Any, storage: 
     comes_back.join()
 
 
+def test_a_folder_without_objects_is_none(s3: Any, storage: Storage, tmp_path: Path) -> None:
+    folder = s3.server.folder / BUCKET / tmp_path.name / "run"
+    folder.mkdir(parents=True)
+    # What a killed server had not finished.
+    (folder / ".rclone_temp_put_0").touch()
+    assert storage.list_sizes() == {}
+
+
 def test_conditional_creation_is_probed_and_leaves_nothing(s3: Any, storage: Storage) -> None:
     filesystems.forget_filesystems()
     # rclone takes the second creation too: a promise that it does not keep.
