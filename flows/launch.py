@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _REFRESH_S = 0.2
 _STOP_PATIENCE_S = 30.0
 _DRAIN_PATIENCE_S = 3.0
+# Up to two of them come without a pause.
+_EVENT_RECONNECTIONS = 2
 
 
 ShowProgress = Callable[[ProgressBoard], None]
@@ -136,6 +138,7 @@ def _start_prefect(stack: ExitStack) -> "EphemeralServer | None":
         return None
     server = stack.enter_context(EphemeralServer())
     stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
+    _send_events_to(server.api_url)
     stack.callback(_drain_events)
     return server
 
@@ -159,11 +162,20 @@ def _start_flow(
     threading.Thread(target=context.run, args=(run_flow,), name="flow", daemon=True).start()
 
 
+def _send_events_to(api_url: str) -> None:
+    """Have Prefect give up an event soon where its server has died; it would try each for 10 s, and exit after all."""
+    from prefect.events.clients import PrefectEventsClient
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.set_client_override(PrefectEventsClient, api_url=api_url, reconnection_attempts=_EVENT_RECONNECTIONS)
+
+
 def _drain_events() -> None:
     """Let Prefect send what it still holds, before its server ends."""
     from prefect.events.worker import EventsWorker
 
     EventsWorker.drain_all(timeout=_DRAIN_PATIENCE_S)
+    EventsWorker.set_client_override(None)
 
 
 def _interrupt(signal_number: int, frame: Any) -> None:

@@ -26,7 +26,7 @@ from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.storage import Storage
 
 MAX_COMMANDS = 40
-_COMMAND_TIMEOUT_S = 600.0
+COMMAND_TIMEOUT_S = 600.0
 _FAKE = (
     *(f"{stage}.backend=fake" for stage in STAGES),
     *(f"{stage}.{side}=16" for stage in STAGES[:3] for side in ("height", "width")),
@@ -92,7 +92,7 @@ class Driver:
         self.process.kill()
         self.process.wait()
         for each in started:
-            _kill(each)
+            kill_process(each)
 
     def num_written(self) -> int:
         """Return how many artifacts the run has so far."""
@@ -164,7 +164,7 @@ def drill(
                 injected = disturb(driver)
                 verdict.faults += injected
                 left -= 1 if injected else 0
-            code = process.wait(_COMMAND_TIMEOUT_S)
+            code = process.wait(COMMAND_TIMEOUT_S)
         verdict.exit_codes.append(code)
         # The work has ended where it says so twice: the same command does nothing more.
         if code == 0 or verdict.exit_codes[-2:] == [1, 1]:
@@ -185,7 +185,7 @@ def compare(verdict: Verdict, run: Path, truth: dict[Key, str], trace_file: Path
         for row in pq.read_table(path).to_pylist()
     )
     objects: dict[Key, list[str]] = {}
-    # Without the unfinished writes of an S3 server that was killed, which no listing shows.
+    # Without the unfinished writes of a process or an S3 server that was killed: no listing shows them as objects.
     for path in run.glob("artifacts/*/[!.]*"):
         objects.setdefault((path.parent.name, path.name.split(".")[0]), []).append(path.name)
     doubled = [str(key) for key, count in rows.items() if count > 1]
@@ -212,66 +212,11 @@ def hashes(run: Path) -> dict[Key, str]:
 def undisturbed(load: Load) -> dict[Key, str]:
     """Run `load` once in peace and return its hashes."""
     with _started(load.generate(str(load.folder), "undisturbed"), None) as process:
-        code = process.wait(_COMMAND_TIMEOUT_S)
+        code = process.wait(COMMAND_TIMEOUT_S)
     found = hashes(load.folder / "undisturbed")
     if code != 0 or len(found) != load.num_clips * len(STAGES):
         raise RuntimeError(f"the undisturbed run ended with exit code {code} and {len(found)} artifacts")
     return found
-
-
-# ---- disturbances -------------------------------------------------------------------------------------------------------
-
-
-def kill_an_actor(driver: Driver) -> int:
-    """SIGKILL one of the stage actors."""
-    actors = driver.actors()
-    if not actors:
-        return 0
-    _kill(driver.random.choice(actors))
-    time.sleep(driver.random.uniform(0.2, 0.6))
-    return 1
-
-
-def kill_the_driver(driver: Driver) -> int:
-    """SIGKILL the driver after a while."""
-    time.sleep(driver.random.uniform(0.0, 2.0))
-    if driver.process.poll() is not None:
-        return 0
-    driver.kill()
-    return 1
-
-
-def kill_prefect(driver: Driver) -> int:
-    """SIGKILL Prefect's server under a running flow."""
-    server = driver.prefect_server()
-    if server is None:
-        return 0
-    _kill(server)
-    time.sleep(1.0)
-    return 1
-
-
-def interrupt(driver: Driver) -> int:
-    """Send SIGTERM or SIGINT, as a scheduler or a person does."""
-    time.sleep(driver.random.uniform(0.0, 1.0))
-    if driver.process.poll() is not None:
-        return 0
-    driver.process.send_signal(driver.random.choice((signal.SIGTERM, signal.SIGINT)))
-    driver.process.wait(_COMMAND_TIMEOUT_S)
-    return 1
-
-
-def tear_writes(driver: Driver) -> int:
-    """Kill the driver and cut the newest object of each kind in half, as a disk does that lost power."""
-    if not kill_the_driver(driver):
-        return 0
-    torn = 0
-    for pattern in ("artifacts/*/*", "journal/*/shard-*/*/*", "manifests/*/*", "plan/*", "journal/sessions/*"):
-        paths = sorted(driver.run.glob(pattern), key=lambda path: path.stat().st_mtime)
-        if paths:
-            os.truncate(paths[-1], paths[-1].stat().st_size // 2)
-            torn += 1
-    return torn
 
 
 def _wait_for_work(driver: Driver) -> bool:
@@ -309,7 +254,8 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _kill(process: psutil.Process) -> None:
+def kill_process(process: psutil.Process) -> None:
+    """SIGKILL a process, if it is still there."""
     try:
         process.kill()
     except psutil.NoSuchProcess:

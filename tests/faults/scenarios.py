@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from faults import drill
+from faults import disturbances, drill
 from faults.drill import Driver, Key, Load, Verdict
 from faults.proxy import FaultProxy, FaultRates
 from faults.rclone import BUCKET, RcloneServer, s3_environment
@@ -35,28 +35,28 @@ def actor_killed(setting: Setting, times: int) -> Verdict:
     load = replace(setting.load, overrides=(*setting.load.overrides, *caps))
     # A death costs one clip of one actor.
     return drill.drill(
-        "actor-killed", load, setting.truth, drill.kill_an_actor, times=times, actors=1, seed=setting.seed
+        "actor-killed", load, setting.truth, disturbances.kill_an_actor, times=times, actors=1, seed=setting.seed
     )
 
 
 def driver_killed(setting: Setting, times: int) -> Verdict:
     """The driver dies without a word, and all it had started with it."""
-    return _drill("driver-killed", setting, drill.kill_the_driver, times)
+    return _drill("driver-killed", setting, disturbances.kill_the_driver, times)
 
 
 def driver_interrupted(setting: Setting, times: int) -> Verdict:
     """Ctrl-C, or SIGTERM from a scheduler."""
-    return _drill("interrupted", setting, drill.interrupt, times)
+    return _drill("interrupted", setting, disturbances.interrupt, times)
 
 
 def prefect_killed(setting: Setting, times: int) -> Verdict:
     """Prefect's server dies under the flow."""
-    return _drill("prefect-killed", setting, drill.kill_prefect, times)
+    return _drill("prefect-killed", setting, disturbances.kill_prefect, times)
 
 
 def torn_writes(setting: Setting, times: int) -> Verdict:
     """The machine loses power: the newest artifact, record, manifest, plan and session are cut in half."""
-    verdict = _drill("torn-writes", setting, drill.tear_writes, times)
+    verdict = _drill("torn-writes", setting, disturbances.tear_writes, times)
     # A torn object is computed again, and so is what was in flight.
     verdict.in_flight = times * NUM_ACTORS + verdict.faults
     return verdict
