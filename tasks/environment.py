@@ -15,6 +15,8 @@ _EMBEDDED = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    # 2, 4 and 8 s: this run's own server is there soon or not at all.
+    "PREFECT_CLIENT_MAX_RETRIES": "3",
 }
 _WITH_SERVER = {"PREFECT_LOGGING_LEVEL": "WARNING"}
 
