@@ -11,7 +11,7 @@ help:
 	@echo "make test    the tests"
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make bench   what the pipeline, a clip, interpolation and the demo cost here"
-	@echo "make drills  fault drills at length: what dies, and what is lost by it (about half an hour)"
+	@echo "make drills  fault drills at length: what dies, and what is lost by it (about an hour on two cores)"
 	@echo "make setup   only the virtual environment (every other verb does it when it is missing or out of date)"
 
 setup: $(STAMP)

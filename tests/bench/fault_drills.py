@@ -3,7 +3,7 @@
     python tests/bench/fault_drills.py [--only actor-killed,driver-killed] [--scale 1] [--clips 40]
 
 Every row is a run of the fake backend that is disturbed that often and given again until it ends with exit code 0, compared
-with an undisturbed run byte by byte. Beside them a run with poison clips. Takes about half an hour on two cores.
+with an undisturbed run byte by byte. Beside them a run with poison clips. Takes about an hour on two cores.
 """
 
 import argparse
@@ -23,7 +23,7 @@ FAULTS = {
     "actor-killed": 40,
     "driver-killed": 15,
     "interrupted": 10,
-    "prefect-killed": 5,
+    "prefect-killed": 1,
     "torn-writes": 8,
     "s3-failing": 1,
     "s3-restarted": 10,
