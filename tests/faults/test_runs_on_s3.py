@@ -9,11 +9,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.proxy import FaultRates
+from PIL import Image
 
 from flows.cli import run_command
 from flows.launch import run_generate
@@ -173,6 +175,43 @@ def test_a_fifth_of_all_requests_failing_and_a_server_killed_change_nothing(
     assert hashes(run.storage) == undisturbed
     for row in read_manifests(run.storage):
         assert run.storage.size_bytes(str(row.artifact_uri).removeprefix(f"{run.uri}/")) == row.size_bytes
+
+
+def test_a_mended_image_is_retried_and_damage_is_found(
+    s3: Any, fake_overrides: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = Storage(s3.uri(tmp_path.name))
+    storage.write("image.png", b"no picture")
+    rows = [{"prompt": "one"}, {"prompt": "two", "image": storage.join("image.png")}]
+    storage.write("prompts.jsonl", "\n".join(json.dumps(row) for row in rows).encode())
+    words = [
+        "generate",
+        storage.join("prompts.jsonl"),
+        "--output",
+        storage.uri,
+        "--run-id",
+        "run",
+        "--stages",
+        "t2i,i2v",
+    ]
+    words += [word for override in fake_overrides for word in ("--set", override)]
+    # 1. The clip whose image cannot be read is a row; the other one is made.
+    assert run_command(words) == 1
+    run = Storage(storage.join("run"))
+    assert Counter(row.status for row in read_manifests(run)) == {"succeeded": 2, "failed": 1, "skipped": 1}
+    # 2. With a readable image in its place, retry makes what is missing, and every object is accounted for.
+    picture = BytesIO()
+    Image.new("RGB", (64, 64), "orange").save(picture, "PNG")
+    storage.write("image.png", picture.getvalue())
+    assert run_command(["retry", run.uri]) == 0
+    assert len(hashes(run)) == len(STAGES) * len(rows)
+    assert run_command(["verify", run.uri]) == 0
+    # 3. One damaged artifact is found, and said to be so.
+    victim = str(read_manifests(run, stage="i2v")[0].artifact_uri).removeprefix(f"{run.uri}/")
+    run.write(victim, run.read(victim)[:-1])
+    capsys.readouterr()
+    assert run_command(["verify", run.uri, "--json"]) == 1
+    assert victim in json.dumps(json.loads(capsys.readouterr().out))
 
 
 def test_drivers_that_start_at_the_same_instant(s3: Any, tmp_path: Path) -> None:
