@@ -37,8 +37,13 @@ def drive(
     except (KeyboardInterrupt, Exception) as error:
         if not isinstance(error, KeyboardInterrupt | MagicVideoError):
             print_traceback()
-        print_error(f"{_why_stopped(error)}; continue with: {shlex.join(go_on)}")
+        print_stopped(error, go_on)
         return None
+
+
+def print_stopped(error: BaseException, go_on: Sequence[str]) -> None:
+    """Say in one line what stopped the work, and with which command it goes on."""
+    print_error(f"{_why_stopped(error)}; continue with: {shlex.join(go_on)}")
 
 
 def _why_stopped(error: BaseException) -> str:

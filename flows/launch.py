@@ -72,10 +72,7 @@ def run_train(arguments: dict[str, Any]) -> dict[str, Any]:
     try:
         with ExitStack() as stack:
             _start_flow(result, call, _start_prefect(stack))
-            while not result.done():
-                # Again each time: Ray puts a handler of its own in place when it starts, which aborts the process.
-                signal.signal(signal.SIGTERM, _interrupt)
-                wait_for([result], timeout=_REFRESH_S)
+            _follow(result, lambda: None)
             return result.result()
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -104,11 +101,7 @@ def run_flow(
             server = _start_prefect(stack)
             _start_flow(flow, call, server)
             try:
-                while not flow.done():
-                    # Again each time: Ray puts a handler of its own in place when it starts, which aborts the process.
-                    signal.signal(signal.SIGTERM, _interrupt)
-                    show_progress(engine.board)
-                    wait_for([flow], timeout=_REFRESH_S)
+                _follow(flow, lambda: show_progress(engine.board))
             except KeyboardInterrupt:
                 engine.stop(RunStoppedError(f"Run {run.run_id} was interrupted."))
                 wait_for([flow], timeout=_STOP_PATIENCE_S)
@@ -121,6 +114,15 @@ def run_flow(
     finally:
         close_engine(engine)
         signal.signal(signal.SIGTERM, before)
+
+
+def _follow(flow: Future[dict[str, Any]], show: Callable[[], None]) -> None:
+    """Call `show` several times a second until the flow has ended; SIGTERM raises KeyboardInterrupt meanwhile."""
+    while not flow.done():
+        # Again each time: Ray puts a handler of its own in place when it starts, which aborts the process.
+        signal.signal(signal.SIGTERM, _interrupt)
+        show()
+        wait_for([flow], timeout=_REFRESH_S)
 
 
 def _start_prefect(stack: ExitStack) -> "EphemeralServer | None":

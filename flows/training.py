@@ -1,16 +1,14 @@
 """The command `magicvideo train`: one module in this process, or by the flow `train` where it takes Ray or a chain."""
 
 import logging
-import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flows.commands import DONE, INTERRUPTED, Command
-from flows.terminal import print_error, print_traceback
+from flows.commands import DONE, INTERRUPTED, Command, print_stopped
+from flows.terminal import print_traceback
 from magicvideo_core.errors import InputError
 
 
@@ -104,13 +102,8 @@ def _train_by_flow(arguments: dict[str, Any]) -> int:
     except (KeyboardInterrupt, Exception) as error:
         if not isinstance(error, KeyboardInterrupt):
             print_traceback()
-        reason = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-        print_error(f"{reason}; continue with: {shlex.join(_same_command(sys.argv))}")
+        print_stopped(error, ["magicvideo", *sys.argv[1:]])
         return INTERRUPTED
     for name, folder in folders.items():
         print(f"{name}: {folder}")
     return DONE
-
-
-def _same_command(arguments: Sequence[str]) -> list[str]:
-    return ["magicvideo", *arguments[1:]]

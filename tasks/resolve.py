@@ -135,15 +135,17 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
         _check_reuse(request.reuse, storage, hashes)
     record = find_record(storage)
     is_new = record is None
+    split = split_shards(clips, config.shard_size)
     if record is None:
-        record = new_run_record(run_id, config, hashes, request.prompts, split_shards(clips, config.shard_size))
-        _check_remains(storage, record, clips)
+        record = new_run_record(run_id, config, hashes, request.prompts, split)
     else:
         _check_unchanged(storage, record, config, clips, request)
-    # The first writing of the plan may have been cut short: what is there is kept, the rest follows from the clips.
     stored = read_shards(storage)
-    shards = [stored.get(shard_id, shard) for shard_id, shard in enumerate(split_shards(clips, config.shard_size))]
-    if clips_hash([clip for shard in shards for clip in shard]) != record.clips_hash:
+    if is_new:
+        _check_remains(storage, stored, record, clips)
+    # The first writing of the plan may have been cut short: what is there is kept, the rest follows from the clips.
+    shards = [stored.get(shard_id, shard) for shard_id, shard in enumerate(split)]
+    if stored and clips_hash([clip for shard in shards for clip in shard]) != record.clips_hash:
         raise RunError(
             f"Run {record.run_id} at {storage.uri} has lost a part of its plan, and {request.prompts} has its rows "
             "in another order or shard size than then: give the first ones, or another --run-id."
@@ -204,9 +206,11 @@ def words_outside_the_world(clips: Sequence[Clip], config: RunConfig) -> list[st
     return list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt)))
 
 
-def _check_remains(storage: Storage, record: RunRecord, clips: Sequence[Clip]) -> None:
+def _check_remains(
+    storage: Storage, stored: Mapping[int, Sequence[Clip]], record: RunRecord, clips: Sequence[Clip]
+) -> None:
     """Refuse what lies where a run is to begin unless that run would have made it: its record was lost, or torn."""
-    planned = {clip.clip_id for shard in read_shards(storage).values() for clip in shard}
+    planned = {clip.clip_id for shard in stored.values() for clip in shard}
     rows = read_latest(storage).values()
     differing = sorted({row.stage for row in rows if row.recipe_hash != record.recipe_hashes.get(row.stage)})
     if differing or planned - {clip.clip_id for clip in clips}:

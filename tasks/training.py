@@ -45,11 +45,11 @@ def plan_training(
         raise ConfigError(f"A chain takes no --{name.replace('_', '-')}: train the module that needs it by itself.")
     requests = []
     for name in MODULES[MODULES.index(module) :] if chain else (module,):
-        own = dict(given)
+        own, own_workers = dict(given), workers
         if name == "vfi" and chain:
             # The interpolator learns from rendered pairs, in one process.
             own = {key: value for key, value in given.items() if key in ("steps", "seed", "threads")}
-        own_workers = 1 if name == "vfi" and chain else workers
+            own_workers = 1
         check_request(name, {**own, "workers": own_workers if own_workers > 1 else None})
         if own_workers > 1:
             parts = own.setdefault("parts", max(DEFAULTS[name].settings.parts, own_workers))

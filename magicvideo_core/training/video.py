@@ -67,7 +67,7 @@ class Mixture:
     """How often each kind of batch comes (relative), and how many images or clips it has."""
 
     shares: Mapping[str, float]
-    batch_sizes: Mapping[str, int] = field(default_factory=lambda: {"i2v": 16, "v2v": 4, "image64": 64, "image128": 24})
+    batch_sizes: Mapping[str, int]
     frames_per_clip: Mapping[str, int] = field(default_factory=lambda: {"i2v": 5, "v2v": 8})
     """Fewer than 16: each clip shows that many of its keyframes, drawn anew, at their own temporal positions."""
 
