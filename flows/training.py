@@ -24,6 +24,7 @@ from magicvideo_core.errors import InputError
 @click.option("--parts", type=click.IntRange(min=1), help="Parts that each batch comes in; what workers share.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps in all; the module's own number by default.")
 @click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True))
+@click.option("--optimizer", type=click.Choice(["adamw", "muon"]), help="muon but for vae and vfi by default.")
 @click.option(
     "--ema-decay", type=click.FloatRange(0, 1, max_open=True), help="Of the averaged weights that are stored."
 )

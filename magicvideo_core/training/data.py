@@ -25,7 +25,7 @@ from magicvideo_core.moving_shapes.world import MOVES, SceneSpec, sample_scene
 NUM_KEYFRAMES = 16
 # How often the caption is left out, so that a network also learns what guidance compares with.
 CAPTION_DROPOUT = 0.1
-TWO_OBJECT_SHARE = 0.2
+TWO_OBJECT_SHARE = 0.3
 FIRST_FRAME_SHARE = 0.9
 # How many of the clips with an easy motion are drawn again: the four directions and spinning take longest to learn.
 EASY_MOTIONS = {"standing still": 0.7, "growing": 0.7, "shrinking": 0.7, **dict.fromkeys(MOVES, 0.5)}

@@ -20,6 +20,7 @@ from torch import nn
 
 from magicvideo_core.training.attention import plain_attention_on_cpu
 from magicvideo_core.training.curves import write_curves
+from magicvideo_core.training.optimizer import Optimizer
 from magicvideo_core.training.parallel import Averages, DataParallel
 from magicvideo_core.training.peers import PeerAveraging
 
@@ -48,6 +49,7 @@ class TrainingSettings:
     checkpoint_every: int = 500
     bf16: bool = True
     parts: int = 1
+    optimizer: str = "adamw"
 
     def learning_rate_at(self, step: int) -> float:
         warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
@@ -121,12 +123,8 @@ def run_training(
     torch.set_num_threads(settings.threads)
     output.mkdir(parents=True, exist_ok=True)
     parameters = trainable_parameters(recipe)
-    by_scale: dict[float, list[nn.Parameter]] = {}
-    for name, each in parameters.items():
-        by_scale.setdefault(recipe.learning_rate_scales.get(name.partition(".")[0], 1.0), []).append(each)
-    groups = [{"params": members, "scale": scale} for scale, members in by_scale.items()]
-    optimizer = torch.optim.AdamW(
-        groups, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, foreach=True
+    optimizer = Optimizer(
+        parameters, recipe.learning_rate_scales, kind=settings.optimizer, weight_decay=settings.weight_decay
     )
     ema = ExponentialMovingAverage(parameters, settings.ema_decay)
     step = _load_checkpoint(output, parameters, ema, optimizer)
@@ -134,9 +132,7 @@ def run_training(
     started = time.monotonic()
     averages = Averages()
     while step < settings.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate_at(step) * group["scale"]
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         for part in range(rank, settings.parts, world):
             with plain_attention_on_cpu(), torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
                 loss, metrics = recipe.loss(*_randomness(settings.seed, step, part))
@@ -146,7 +142,7 @@ def run_training(
             parallel.sum_gradients(list(parameters.values()))
         norm = nn.utils.clip_grad_norm_(list(parameters.values()), settings.gradient_clip)
         if torch.isfinite(norm):
-            optimizer.step()
+            optimizer.step(settings.learning_rate_at(step))
             ema.update(step)
         previous, step = step, step + 1
         if peers is not None:
@@ -196,13 +192,11 @@ def _save_checkpoint(
     step: int,
     parameters: dict[str, nn.Parameter],
     ema: ExponentialMovingAverage,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
 ) -> None:
     tensors = {f"model/{name}": each.detach().contiguous() for name, each in parameters.items()}
     tensors |= {f"ema/{name}": each for name, each in ema.shadow.items()}
-    for name, each in parameters.items():
-        for key, value in optimizer.state.get(each, {}).items():
-            tensors[f"optimizer/{key}/{name}"] = value
+    tensors |= {f"optimizer/{name}": value for name, value in optimizer.state()}
     target = output / "checkpoint.safetensors"
     temporary = target.with_suffix(".tmp")
     save_file(tensors, temporary, metadata={"step": str(step)})
@@ -213,7 +207,7 @@ def _load_checkpoint(
     output: Path,
     parameters: dict[str, nn.Parameter],
     ema: ExponentialMovingAverage,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
 ) -> int:
     """Restore everything that `_save_checkpoint` wrote; returns the number of steps done, 0 without a checkpoint."""
     path = output / "checkpoint.safetensors"
@@ -228,7 +222,7 @@ def _load_checkpoint(
         for name, each in parameters.items():
             each.copy_(tensors[f"model/{name}"])
             ema.shadow[name].copy_(tensors[f"ema/{name}"])
-            state = {key: tensors.get(f"optimizer/{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            optimizer.state[each] = {key: value for key, value in state.items() if value is not None}
+    prefix = "optimizer/"
+    optimizer.load_state({name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)})
     logger.info("continuing from step %d of %s", step, path)
     return step

@@ -40,13 +40,15 @@ DEFAULTS = {
         TrainingSettings(steps=1600, learning_rate=3e-3, warmup_steps=50, decay_fraction=0.4),
         {"image64": 32, "image128": 8},
     ),
-    "t2i": ModuleTraining(TrainingSettings(steps=6000), _IMAGES, {"image64": 0.65, "image128": 0.35}),
+    "t2i": ModuleTraining(TrainingSettings(steps=6000, optimizer="muon"), _IMAGES, {"image64": 0.65, "image128": 0.35}),
     "i2v": ModuleTraining(
-        TrainingSettings(steps=8000, learning_rate=8e-4),
+        TrainingSettings(steps=8000, learning_rate=8e-4, optimizer="muon"),
         _MEDIA,
         {"i2v": 0.4, "image64": 0.3, "image128": 0.2, "v2v": 0.1},
     ),
-    "v2v": ModuleTraining(TrainingSettings(steps=1000, learning_rate=8e-4), _MEDIA, {"v2v": 1.0}, train_spatial=False),
+    "v2v": ModuleTraining(
+        TrainingSettings(steps=1000, learning_rate=8e-4, optimizer="muon"), _MEDIA, {"v2v": 1.0}, train_spatial=False
+    ),
 }
 
 # What a module does not take; saying nothing would train something else than was asked for.
@@ -56,7 +58,7 @@ _NOT_TAKEN = {
     "i2v": set[str](),
     "v2v": set[str](),
     "vfi": {"base", "mixture", "frames_per_clip", "train_spatial", "caption_dropout", "reference_dropout", "data"}
-    | {"peers", "workers", "parts", "learning_rate", "ema_decay"},
+    | {"peers", "workers", "parts", "learning_rate", "ema_decay", "optimizer"},
 }
 
 

@@ -1,7 +1,9 @@
 """The training loop: it continues where it stopped, ends in averaged weights, and peers end with the same ones."""
 
+import json
 import random
 import threading
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -45,6 +47,34 @@ def test_an_interrupted_training_continues_as_if_nothing_had_happened(tmp_path):
     expected, got = load_file(whole / "checkpoint.safetensors"), load_file(parts / "checkpoint.safetensors")
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+class CurveRecipe(LineRecipe):
+    """Fits y = x squared with a network that has one matrix large enough for Muon."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        layers = nn.Linear(1, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)
+        self.modules = nn.ModuleDict({"line": nn.Sequential(*layers)})
+
+    def loss(self, rng: random.Random, generator: torch.Generator):
+        x = torch.randn(64, 1, generator=generator)
+        error = (self.modules["line"](x).float() - x.square()).square().mean()
+        return error, {"loss": float(error.detach())}
+
+
+def test_muon_learns_and_continues_exactly(tmp_path):
+    settings = TrainingSettings(
+        200, learning_rate=3e-3, log_every=20, checkpoint_every=50, bf16=False, optimizer="muon"
+    )
+    whole = run_training(CurveRecipe(), settings, tmp_path / "whole")
+    parts = run_training(CurveRecipe(), replace(settings, steps=110, decay_fraction=0.0), tmp_path / "parts")
+    run_training(CurveRecipe(), settings, parts)
+    expected, got = load_file(whole / "checkpoint.safetensors"), load_file(parts / "checkpoint.safetensors")
+    assert "optimizer/momentum_buffer/line.2.weight" in expected
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    losses = [json.loads(line)["loss"] for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] / 8
 
 
 def test_it_learns_and_stores_the_average(tmp_path):
