@@ -43,7 +43,10 @@ MEASURES: dict[str, Measure] = {
     "texture_of_truth": Measure("texture contrast, 1 = rendered", "more"),
     "stripes_of_truth": Measure("texture contrast of stripes, 1 = rendered", "more"),
     "dots_of_truth": Measure("texture contrast of dots, 1 = rendered", "more"),
+    "texture_where_lost": Measure("texture contrast of clips of which bicubic upscaling keeps under 0.4", "more"),
 }
+# Of a texture's contrast: less than this in the upscaled keyframes, and it counts as lost to the low resolution.
+LOST_TEXTURE = 0.4
 
 
 def measure_sample(

@@ -11,6 +11,7 @@ import numpy as np
 from magicvideo_core.config import V2VConfig
 from magicvideo_core.errors import MediaError, RunError
 from magicvideo_core.evaluation.fidelity import upscaled
+from magicvideo_core.evaluation.measures import LOST_TEXTURE
 from magicvideo_core.evaluation.plot import Mark, Panel, interval_plot
 from magicvideo_core.evaluation.scoring import ROWS, EvaluationReport
 from magicvideo_core.evaluation.tables import objects_name, report_table, row_name, stages_table
@@ -133,13 +134,19 @@ def _judge_clip(
     refined = rows.get("v2v")
     size = (refined.height, refined.width) if refined and refined.height and refined.width else (v2v.height, v2v.width)
     reference = frames["t2i"][0] if "t2i" in frames else None
+    judged: dict[str, dict[str, float]] = {}
     for name, report in reports.items():
         stage = _artifact_stage(name)
         if stage in problems:
             report.not_judged.append(problems[stage])
         elif stage in frames:
             shown = upscaled(frames[stage], size) if name == "bicubic" else frames[stage]
-            report.add(rows[stage].prompt, shown, rows[stage].clip_id, reference)
+            result = report.add(rows[stage].prompt, shown, rows[stage].clip_id, reference)
+            if result is not None and "texture_of_truth" in result.measures:
+                judged[name] = result.measures
+    if judged.get("bicubic", {}).get("texture_of_truth", 1.0) < LOST_TEXTURE:
+        for measures in judged.values():
+            measures["texture_where_lost"] = measures["texture_of_truth"]
 
 
 def _needed(reports: Mapping[str, EvaluationReport]) -> Sequence[str]:

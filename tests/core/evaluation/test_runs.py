@@ -56,6 +56,20 @@ def test_rendered_clips_keep_their_reference_and_move_as_they_should(every_stage
     assert every_stage.reports["t2i"].measures()["first_frame_psnr"] is None
 
 
+def test_texture_recovery_counts_where_the_low_resolution_has_lost_it(
+    rendered_run: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for threshold, counted in ((0.0, False), (9.0, True)):
+        monkeypatch.setattr("magicvideo_core.evaluation.runs.LOST_TEXTURE", threshold)
+        reports = evaluate_run(rendered_run.uri, "all").reports
+        for name in ("bicubic", "v2v", "vfi"):
+            textured = [each.measures for each in reports[name].samples if "texture_of_truth" in each.measures]
+            assert textured
+            for measures in textured:
+                expected = measures["texture_of_truth"] if counted else None
+                assert measures.get("texture_where_lost") == expected
+
+
 def test_a_moved_run_with_a_lost_artifact_is_still_evaluated(rendered_run: Storage, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(rendered_run.uri, moved)
