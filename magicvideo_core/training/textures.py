@@ -66,6 +66,11 @@ def _fractal(generator: torch.Generator, texels: int, exponent: float) -> torch.
     return _shaped_noise(generator, texels, lambda frequency: frequency**-exponent)
 
 
+def _steepest(noise: torch.Tensor) -> torch.Tensor:
+    """About the greatest slope of a noise, a texel: divided by it, the noise is a distance in texels or more."""
+    return 2 * torch.stack(torch.gradient(noise)).norm(dim=0).square().mean().sqrt()
+
+
 # ---- families of the training -----------------------------------------------------------------------------------------
 
 
@@ -124,17 +129,17 @@ def speckle(generator: torch.Generator, texels: int) -> torch.Tensor:
     """Sparse blots with clear outlines: noise of one scale above a threshold."""
     period = log_uniform(generator, 8, 40)
     noise = _shaped_noise(generator, texels, lambda frequency: torch.exp(-((frequency * period - 1) ** 2)))
-    # The noise climbs by about 2 pi / period of its deviation a texel.
-    return _edge((noise - uniform(generator, 0.0, 1.5)) * period / (2 * math.pi))
+    return _edge((noise - uniform(generator, 0.0, 1.5)) / _steepest(noise))
 
 
 def patches(generator: torch.Generator, texels: int) -> torch.Tensor:
     """Flat areas of a few shades with winding outlines: fractal noise in steps."""
     noise = _fractal(generator, texels, uniform(generator, 1.6, 2.4))
-    slope = torch.stack(torch.gradient(noise)).norm(dim=0).mean()
     levels = torch.linspace(-1.2, 1.2, 2 + int(uniform(generator, 0, 4)))
     shades = torch.randn(len(levels), generator=generator) * 0.35
-    return 0.5 + sum(shade * _edge((noise - level) / slope) for level, shade in zip(levels, shades, strict=True))
+    return 0.5 + sum(
+        shade * _edge((noise - level) / _steepest(noise)) for level, shade in zip(levels, shades, strict=True)
+    )
 
 
 # ---- families that no training sees -----------------------------------------------------------------------------------
