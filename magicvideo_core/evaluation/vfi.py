@@ -1,95 +1,117 @@
-"""Interpolation against the truth: PSNR in the moving region at t = 1/3 and 2/3, beside linear blending."""
+"""Interpolators against the truth and one another: PSNR, SSIM, GMSD and flicker by kind of sequence, and the bars."""
 
 from __future__ import annotations
 
-import math
-import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from magicvideo_core.models.interpolator import Interpolator
-from magicvideo_core.moving_shapes.renderer import render
-from magicvideo_core.moving_shapes.world import MOTIONS, sample_scene
-from magicvideo_core.stages.vfi import interpolate_pair
-
-SIZE_PX = 128
-KEYFRAMES = 16
-TIMES = (1 / 3, 2 / 3)
-# A pixel moves where neighbouring keyframes or the truth differ by more than this many of 255 levels.
-MOVING_LEVELS = 4
+from magicvideo_core.evaluation.frame_measures import flicker, gmsd, psnr_db, ssim
+from magicvideo_core.evaluation.vfi_sequences import OBJECT_KIND, RIGID_KINDS, SHAPES_KINDS, TIMES, VfiSequence
+from magicvideo_core.stages.vfi import VFIStage
 
 # Two frames (HWC uint8) and times -> the frames there (THWC uint8).
 InterpolatePair = Callable[[np.ndarray, np.ndarray, tuple[float, ...]], np.ndarray]
+MEASURES = {
+    "psnr_db": "PSNR, dB (more is better)",
+    "ssim": "SSIM (more is better)",
+    "gmsd": "GMSD, perceptual (less is better)",
+    "flicker": "flicker, levels of 255 (less is better)",
+}
+BLENDING, DIS = "blending", "DIS"
 
 
 @dataclass(frozen=True, slots=True)
-class MotionScore:
-    """Mean PSNR in dB over the sequences of one kind, with the standard deviation over them."""
+class SequenceScore:
+    """One interpolator on one sequence: means over its frames; flicker over the sequence."""
 
+    interpolator: str
     kind: str
-    num_frames: int
     psnr_db: float
-    psnr_std_db: float
-    blend_psnr_db: float
+    ssim: float
+    gmsd: float
+    flicker: float
 
 
-def pair_interpolator(model: Interpolator) -> InterpolatePair:
-    """The model as a function of two frames and times."""
-    return lambda first, second, times: np.stack(list(interpolate_pair(model, first, second, times)))
+def stage_interpolator(stage: VFIStage) -> InterpolatePair:
+    """The loaded stage as it runs, cut detection included, for times that divide the gap evenly."""
+
+    def interpolate(first: np.ndarray, second: np.ndarray, times: tuple[float, ...]) -> np.ndarray:
+        factor = len(times) + 1
+        if not np.allclose(times, [index / factor for index in range(1, factor)]):
+            raise ValueError(f"times {times} do not divide the gap evenly")
+        return np.stack(list(stage.interpolate(np.stack([first, second]), factor))[1:-1])
+
+    return interpolate
 
 
 def blend_pair(first: np.ndarray, second: np.ndarray, times: tuple[float, ...]) -> np.ndarray:
-    """Linear blending, the baseline."""
+    """Linear blending, the least of baselines."""
     a, b = first.astype(np.float32), second.astype(np.float32)
     return np.stack([(a * (1 - t) + b * t).round().astype(np.uint8) for t in times])
 
 
-def moving_psnr_db(predicted: np.ndarray, truth: np.ndarray, moving_HW: np.ndarray) -> float:
-    """PSNR over the chosen pixels of one HWC uint8 frame, at most 60 dB."""
-    error = predicted.astype(np.float32) - truth.astype(np.float32)
-    mse = float((error[moving_HW] ** 2).mean())
-    return min(60.0, 10 * math.log10(255**2 / max(mse, 1e-12)))
-
-
-def evaluate_vfi(interpolate: InterpolatePair, *, sequences_per_kind: int = 8, seed: int = 1) -> list[MotionScore]:
-    """Scores by motion (one-object scenes, trained triples), over two-object scenes, and over held-out triples.
-
-    The same seed gives the same sequences.
-    """
-    rng = random.Random(f"vfi-evaluation/{seed}")
-    scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    kinds = [*(motion for motion in MOTIONS if motion != "standing still"), "two objects", "held out"]
-    for kind in kinds:
-        while len(scores[kind]) < sequences_per_kind * len(TIMES):
-            scene = sample_scene(rng, num_objects=2 if kind == "two objects" else 1, held_out=kind == "held out")
-            if kind in MOTIONS and scene.objects[0].motion != kind:
-                continue
-            if all(each.motion == "standing still" for each in scene.objects):
-                continue
-            start = rng.randrange(KEYFRAMES - 1)
-            first, second, *truths = render(scene, [(start + t) / (KEYFRAMES - 1) for t in (0, 1, *TIMES)], SIZE_PX)
-            candidates = interpolate(first, second, TIMES), blend_pair(first, second, TIMES)
-            for index, truth in enumerate(truths):
-                spread = np.ptp(np.stack([first, second, truth]).astype(np.int16), axis=0).max(-1)
-                moving = spread > MOVING_LEVELS
-                model_db, blend_db = (moving_psnr_db(each[index], truth, moving) for each in candidates)
-                scores[kind].append((model_db, blend_db))
-    return [_summary(kind, pairs) for kind, pairs in scores.items()]
-
-
-def _summary(kind: str, pairs: list[tuple[float, float]]) -> MotionScore:
-    model, blend = np.array(pairs).T
-    return MotionScore(kind, len(pairs), float(model.mean()), float(model.std()), float(blend.mean()))
-
-
-def format_table(scores: list[MotionScore]) -> str:
-    """The scores as a small Markdown table."""
-    lines = ["| moving region, 128x128 | frames | EDSC dB (std) | blending dB |", "|---|---|---|---|"]
-    lines += [
-        f"| {each.kind} | {each.num_frames} | {each.psnr_db:.2f} ({each.psnr_std_db:.2f}) | {each.blend_psnr_db:.2f} |"
-        for each in scores
+def evaluate_vfi(interpolators: Mapping[str, InterpolatePair], sequences: Iterable[VfiSequence]) -> list[SequenceScore]:
+    """Every interpolator on every sequence, at the times of the truth."""
+    return [
+        score_sequence(name, interpolate(each.first_HWC_u8, each.second_HWC_u8, TIMES), each)
+        for each in sequences
+        for name, interpolate in interpolators.items()
     ]
+
+
+def score_sequence(interpolator: str, predicted_THWC_u8: np.ndarray, sequence: VfiSequence) -> SequenceScore:
+    """The measures of one interpolated sequence."""
+    region = sequence.region_HW
+    pairs = list(zip(predicted_THWC_u8, sequence.truth_THWC_u8, strict=True))
+    ends = sequence.first_HWC_u8[None], sequence.second_HWC_u8[None]
+    predicted, truth = (
+        np.concatenate([ends[0], frames, ends[1]]) for frames in (predicted_THWC_u8, sequence.truth_THWC_u8)
+    )
+    psnr, structure, gradients = (
+        float(np.mean([measure(*pair, region) for pair in pairs])) for measure in (psnr_db, ssim, gmsd)
+    )
+    return SequenceScore(interpolator, sequence.kind, psnr, structure, gradients, flicker(predicted, truth, region))
+
+
+def format_table(scores: Sequence[SequenceScore], measure: str = "psnr_db") -> str:
+    """One measure as a Markdown table: a row a kind, a column an interpolator, mean (standard deviation) over sequences."""
+    names = list(dict.fromkeys(each.interpolator for each in scores))
+    cells: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for each in scores:
+        cells[each.kind][each.interpolator].append(getattr(each, measure))
+    for each in scores:
+        if each.kind in SHAPES_KINDS:
+            cells["all of these Moving Shapes"][each.interpolator].append(getattr(each, measure))
+    decimals = {"psnr_db": 2, "ssim": 4, "gmsd": 4, "flicker": 2}[measure]
+    lines = [
+        f"| {MEASURES[measure]} | sequences | {' | '.join(names)} |",
+        "|---|---|" + "---|" * len(names),
+    ]
+    for kind, row in cells.items():
+        figures = (f"{np.mean(row[name]):.{decimals}f} ({np.std(row[name]):.{decimals}f})" for name in names)
+        lines.append(f"| {kind} | {len(row[names[0]])} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def format_bars(scores: Sequence[SequenceScore], interpolator: str) -> str:
+    """What the interpolator must show (against DIS, and against blending in every kind), a line each, met or not."""
+
+    def mean(name: str, kinds: tuple[str, ...]) -> float:
+        return float(np.mean([each.psnr_db for each in scores if each.interpolator == name and each.kind in kinds]))
+
+    kinds = list(dict.fromkeys(each.kind for each in scores))
+    bars = [("Moving Shapes", SHAPES_KINDS, DIS, 1.0)]
+    bars += [(kind, (kind,), DIS, -1.5) for kind in RIGID_KINDS]
+    bars += [(OBJECT_KIND, (OBJECT_KIND,), DIS, 1.0)]
+    bars += [(kind, (kind,), BLENDING, 0.0) for kind in kinds]
+    present = {each.interpolator for each in scores}
+    lines = []
+    for title, members, baseline, least in bars:
+        if baseline in present and set(members) & set(kinds):
+            lead = mean(interpolator, members) - mean(baseline, members)
+            word = "met" if lead >= least else "NOT met"
+            lines.append(f"{word}: {interpolator}, {title}: {lead:+.2f} dB against {baseline}, {least:+.1f} asked")
     return "\n".join(lines)

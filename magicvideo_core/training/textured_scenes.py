@@ -28,9 +28,9 @@ NO_HOLE = -9.0
 class SceneSettings:
     """What scenes are drawn from. Each layer has its own motion from time 0 to 1.
 
-    Shifts are uniform in `shift_px`, whose upper end a scene lowers (log-uniformly, down to 2 px) unless `full_speed`. A
-    background holds still with `still_share`; a layer turns by up to `turn` radians with `turn_share`, and grows by up to
-    `growth` of its size with `growth_share`.
+    Shifts are uniform in `shift_px`, whose upper end a scene lowers (log-uniformly, down to 2 px). A background holds still
+    with `still_share`; a layer turns by up to `turn` radians with `turn_share`, and grows by up to `growth` of its size with
+    `growth_share`. With `full_speed` nothing is lowered: every shift is in `shift_px`, every turn and growth is the whole one.
     """
 
     canvas_px: int = 96
@@ -258,8 +258,11 @@ def draw_scenes(generator: torch.Generator, batch_size: int, settings: SceneSett
     length = low + (top[:, None] - low).clamp(min=0) * rand(batch_size, layers)
     length[:, 0] *= (rand(batch_size) >= settings.still_share).float()
     heading = rand(batch_size, layers, high=2 * math.pi)
-    turn = rand(batch_size, layers, low=-1) * settings.turn * (rand(batch_size, layers) < settings.turn_share)
-    growth = rand(batch_size, layers, low=-1) * settings.growth * (rand(batch_size, layers) < settings.growth_share)
+    turn, growth = (rand(batch_size, layers, low=-1) for _ in range(2))
+    if settings.full_speed:
+        turn, growth = turn.sign(), growth.sign()
+    turn = turn * settings.turn * (rand(batch_size, layers) < settings.turn_share)
+    growth = growth * settings.growth * (rand(batch_size, layers) < settings.growth_share)
     hole_level = torch.where(rand(batch_size, layers) < 0.2, rand(batch_size, layers, low=0.2, high=0.5), NO_HOLE)
     shift = torch.stack([heading.cos(), heading.sin()], dim=-1) * length[..., None]
     # Centred on the middle of the motion, so that fast objects are as often in view as slow ones.

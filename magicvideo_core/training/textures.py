@@ -148,13 +148,24 @@ def patches(generator: torch.Generator, texels: int) -> torch.Tensor:
 def cells(generator: torch.Generator, texels: int) -> torch.Tensor:
     """Random polygons side by side (a Voronoi diagram), each of one shade that darkens toward its border."""
     pitch = uniform(generator, 24, 48)
-    count = max(8, int((texels / pitch) ** 2))
-    points = torch.rand(count, 2, generator=generator) * texels
-    line = torch.arange(texels, dtype=torch.float32)
+    per_side = math.ceil(texels / pitch) + 4
+    # One point a square, near its middle or not: the two nearest are within two squares.
+    points = torch.rand(per_side, per_side, 2, generator=generator)
+    shades = torch.rand(per_side, per_side, generator=generator)
+    line = torch.arange(texels, dtype=torch.float32) / pitch + 2
     y, x = torch.meshgrid(line, line, indexing="ij")
-    nearest, index = torch.cdist(torch.stack([x, y], dim=-1).flatten(0, 1), points).topk(2, dim=1, largest=False)
-    border = ((nearest[:, 1] - nearest[:, 0]) / 2).view(texels, texels)
-    shade = torch.rand(count, generator=generator)[index[:, 0]].view(texels, texels)
+    row, column = y.long(), x.long()
+    nearest, second = torch.full_like(x, math.inf), torch.full_like(x, math.inf)
+    shade = torch.zeros_like(x)
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            offset = points[row + dy, column + dx]
+            distance = torch.hypot(column + dx + offset[..., 0] - x, row + dy + offset[..., 1] - y)
+            closer = distance < nearest
+            second = torch.where(closer, nearest, torch.minimum(second, distance))
+            shade = torch.where(closer, shades[row + dy, column + dx], shade)
+            nearest = torch.minimum(nearest, distance)
+    border = (second - nearest) * (pitch / 2)
     # Dark along the border, so that the change of shade there is no jump.
     return shade * _edge(border - EDGE_TEXELS) * (0.6 + 0.4 * (border / pitch * 2).clamp(0, 1))
 
