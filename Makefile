@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/magicvideo generate examples/prompts.txt --output runs --preset tiny
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .
