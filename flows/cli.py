@@ -6,7 +6,7 @@ with is imported inside it, so that `--help` and wrong input answer at once.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ from flows.training import train
 from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.errors import ClipError, InputError, MagicVideoError
 from magicvideo_core.ids import default_seed
-from magicvideo_core.prompts import Clip, clip_of_prompt
+from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage, check_writable
 from tasks.resolve import resolve_run, words_outside_the_world
 
@@ -65,7 +65,7 @@ def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     request = make_request(prompts, output, options)
     request.stop_conditions()
     run = resolve_run(request)
-    _warn_of_unknown_words([clip for shard in run.shards for clip in shard], run.config)
+    _warn_of_unknown_words(run.shards.clips.distinct("prompt"), run.config)
     request = replace(request, run_id=run.run_id)
     error_console().print(f"Run {run.uri}: {run.num_clips} clips in {len(run.shards)} shards.", markup=False)
     from flows.launch import run_generate
@@ -99,7 +99,7 @@ def plan(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     from tasks.status import describe_plan
 
     run = resolve_run(make_request(prompts, output, options), probe_output=False)
-    _warn_of_unknown_words([clip for shard in run.shards for clip in shard], run.config)
+    _warn_of_unknown_words(run.shards.clips.distinct("prompt"), run.config)
     description = describe_plan(run)
     if as_json:
         print_json(description)
@@ -159,7 +159,7 @@ def sample(prompt: str, output: str, seed: int | None, preset: str, config_file:
     encode = encoder_for(output, config)
     storage, name = split_uri(output)
     check_writable(storage.uri)
-    _warn_of_unknown_words([clip], config)
+    _warn_of_unknown_words([clip.prompt], config)
     from magicvideo_core.sample import sample_clip
 
     console = error_console()
@@ -220,8 +220,8 @@ def run_command(arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-def _warn_of_unknown_words(clips: Sequence[Clip], config: RunConfig) -> None:
-    words = words_outside_the_world(clips, config)
+def _warn_of_unknown_words(prompts: Iterable[str], config: RunConfig) -> None:
+    words = words_outside_the_world(prompts, config)
     if words:
         shown = ", ".join(words[:12]) + (f" and {len(words) - 12} more" if len(words) > 12 else "")
         print(

@@ -34,6 +34,11 @@ def protocol(uri: str) -> str:
     return uri.partition("://")[0]
 
 
+def lists_by_prefix(uri: str) -> bool:
+    """Say whether `find` of this store takes a `prefix` of names, so that a full folder need not be listed whole."""
+    return protocol(uri) in _S3
+
+
 def strip_protocol(uri: str) -> str:
     """Return a URI as its filesystem spells it in listings."""
     return str(filesystem(uri)._strip_protocol(uri))

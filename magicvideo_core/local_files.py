@@ -61,13 +61,24 @@ def copy_file(source: Path, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def walk_sizes(folder: str) -> Iterator[tuple[str, int]]:
-    """Give path and size in bytes of every file below a folder; none where the folder is not there."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
+def walk_sizes(folder: str, name_prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Give path and size in bytes of every file below a folder; none where the folder is not there.
+
+    With `name_prefix` only files directly in the folder whose names begin so.
+    """
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            if not entry.name.startswith(name_prefix):
+                continue
             try:
-                yield path.as_posix(), path.stat().st_size
+                if not entry.is_dir():
+                    yield entry.path, entry.stat().st_size
+                elif not name_prefix and not entry.is_symlink():
+                    yield from walk_sizes(entry.path)
             except FileNotFoundError:
                 # Gone since the folder was read, as the part of a write is once it is done.
                 continue

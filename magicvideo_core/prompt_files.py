@@ -1,6 +1,7 @@
 """Prompt files: from a path, URL, glob or standard input to rows of named values, or one clear sentence."""
 
 import csv
+import hashlib
 import io
 import json
 import sys
@@ -17,19 +18,42 @@ from magicvideo_core.storage import expand_uri, read_uri
 # A wrong path, an unknown protocol, a protocol whose package is not installed, or a store that does not answer.
 _UNREADABLE = (OSError, ValueError, ImportError, StorageUnavailableError)
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+# How much of a file is text or objects at a time.
+_PIECE_BYTES, _BATCH_ROWS = 2**20, 8192
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """One row of a prompt file as it was read, with the words that name it in an error."""
+    """One row of a prompt file as it was read: the file's name, the row's number from 1 (0: no file), its values."""
 
-    where: str
+    file: str
+    number: int
     values: Mapping[str, Any]
 
+    @property
+    def where(self) -> str:
+        """The words that name the row in an error."""
+        return f"Prompt file {self.file}, row {self.number}" if self.number else self.file
 
-def read_rows(source: str) -> list[PromptRow]:
-    """Return the rows of every file that `source` names. Raises PromptError."""
-    return [row for name, data in _read_sources(source) for row in _parse(name, data)]
+
+class PromptFiles:
+    """The bytes of every file that a source names, read once; standard input can be read no second time."""
+
+    def __init__(self, source: str) -> None:
+        self._files = list(_read_sources(source))
+
+    def hash(self) -> str:
+        """Return 16 hex digits over what decides the rows: bytes and formats in their order, not the files' names."""
+        digest = hashlib.sha256()
+        for name, data in self._files:
+            digest.update(f"{_suffix(name)} {len(data)}\n".encode())
+            digest.update(data)
+        return digest.hexdigest()[:16]
+
+    def rows(self) -> Iterator[PromptRow]:
+        """Give the rows of every file, one at a time. Raises PromptError."""
+        for name, data in self._files:
+            yield from _parse(name, data)
 
 
 # 1. From a source to named bytes
@@ -90,84 +114,91 @@ def _sniff_suffix(data: bytes) -> str:
 # 2. From bytes to rows
 
 
-def _parse(name: str, data: bytes) -> list[PromptRow]:
+def _parse(name: str, data: bytes) -> Iterator[PromptRow]:
     if not data.strip():
         raise PromptError(f"Prompt file {name} is empty: write at least one prompt into it.")
-    suffix = _suffix(name)
-    if suffix == ".parquet":
-        rows = _parse_parquet(name, data)
-    else:
-        parse = {".txt": _parse_txt, ".csv": _parse_csv, ".jsonl": _parse_jsonl}[suffix]
-        rows = parse(name, _decode(name, data))
-    if not rows:
+    parse = {".txt": _parse_txt, ".csv": _parse_csv, ".jsonl": _parse_jsonl, ".parquet": _parse_parquet}[_suffix(name)]
+    found = False
+    for row in parse(name, data):
+        found = True
+        yield row
+    if not found:
         raise PromptError(f"Prompt file {name} has no rows: write at least one prompt into it.")
-    return rows
 
 
-def _decode(name: str, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise PromptError(
-            f"Prompt file {name}, row {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8."
-        ) from None
+def _decode(name: str, data: bytes) -> Iterator[str]:
+    """Give the text in pieces that end where a line does."""
+    start, line, encoding = 0, 1, "utf-8-sig"
+    while start < len(data):
+        end = data.find(b"\n", start + _PIECE_BYTES) + 1 or len(data)
+        piece = data[start:end]
+        try:
+            yield piece.decode(encoding)
+        except UnicodeDecodeError as error:
+            line += piece.count(b"\n", 0, error.start)
+            raise PromptError(
+                f"Prompt file {name}, row {line}: byte 0x{piece[error.start]:02x} is not UTF-8; save the file as UTF-8."
+            ) from None
+        start, line, encoding = end, line + piece.count(b"\n"), "utf-8"
 
 
-def _parse_txt(name: str, text: str) -> list[PromptRow]:
-    lines = enumerate(text.splitlines(), start=1)
-    return [PromptRow(f"Prompt file {name}, row {number}", {"prompt": line}) for number, line in lines if line.strip()]
+def _parse_txt(name: str, data: bytes) -> Iterator[PromptRow]:
+    lines = (line for text in _decode(name, data) for line in text.splitlines())
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield PromptRow(name, number, {"prompt": line})
 
 
-def _parse_csv(name: str, text: str) -> list[PromptRow]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[PromptRow] = []
+def _parse_csv(name: str, data: bytes) -> Iterator[PromptRow]:
+    # As the csv module wants its lines: with what ends them, inside of quotes too.
+    reader = csv.reader((line for text in _decode(name, data) for line in io.StringIO(text, newline="")), strict=True)
     try:
         header = [column.strip() for column in next(reader)]
         _check_columns(name, header)
         for number, values in enumerate((values for values in reader if values), start=1):
-            where = f"Prompt file {name}, row {number}"
+            row = PromptRow(name, number, dict(zip(header, values, strict=False)))
             if len(values) != len(header):
                 raise PromptError(
-                    f"{where}: {len(values)} values for {len(header)} columns; put text with commas into quotes."
+                    f"{row.where}: {len(values)} values for {len(header)} columns; put text with commas into quotes."
                 )
-            rows.append(PromptRow(where, dict(zip(header, values, strict=True))))
+            yield row
     except csv.Error as error:
         raise PromptError(f"Prompt file {name}, line {reader.line_num} is not valid CSV: {error}.") from None
-    return rows
 
 
-def _parse_jsonl(name: str, text: str) -> list[PromptRow]:
-    rows = []
+def _parse_jsonl(name: str, data: bytes) -> Iterator[PromptRow]:
     # Not splitlines: JSON strings may hold U+2028 and its kind unescaped.
-    for number, line in enumerate(text.split("\n"), start=1):
+    lines = (line for text in _decode(name, data) for line in text.removesuffix("\n").split("\n"))
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        where = f"Prompt file {name}, row {number}"
+        row = PromptRow(name, number, {})
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
-            raise PromptError(f"{where} is not valid JSON: {error.msg} at column {error.colno}.") from None
+            raise PromptError(f"{row.where} is not valid JSON: {error.msg} at column {error.colno}.") from None
         if not isinstance(values, dict):
-            raise PromptError(f'{where} is not a JSON object: write one such as {{"prompt": "..."}}.')
+            raise PromptError(f'{row.where} is not a JSON object: write one such as {{"prompt": "..."}}.')
         if "prompt" not in values:
-            raise PromptError(f"{where} has no key 'prompt': add it.")
-        rows.append(PromptRow(where, values))
-    return rows
+            raise PromptError(f"{row.where} has no key 'prompt': add it.")
+        yield PromptRow(name, number, values)
 
 
-def _parse_parquet(name: str, data: bytes) -> list[PromptRow]:
+def _parse_parquet(name: str, data: bytes) -> Iterator[PromptRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(data))
+        _check_columns(name, file.schema_arrow.names)
+        number = 0
+        for batch in file.iter_batches(_BATCH_ROWS):
+            for values in batch.to_pylist():
+                number += 1
+                yield PromptRow(name, number, values)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise PromptError(f"Prompt file {name} is not a readable Parquet file: {reason}.") from None
-    _check_columns(name, table.column_names)
-    rows = enumerate(table.to_pylist(), start=1)
-    return [PromptRow(f"Prompt file {name}, row {number}", values) for number, values in rows]
 
 
 def _check_columns(name: str, columns: list[str]) -> None:

@@ -1,82 +1,78 @@
-"""Clips, and making them from the rows of prompt files: typed, seeded and named, or refused in one clear sentence."""
+"""Clips from the rows of prompt files: typed, seeded and named, or refused in one clear sentence."""
 
-import json
 import math
 import re
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from magicvideo_core import ids
+from magicvideo_core.clips import CLIP_SCHEMA, Clip, ClipTable, ClipTableBuilder
 from magicvideo_core.errors import PromptError
-from magicvideo_core.prompt_files import PromptRow, read_rows
+from magicvideo_core.prompt_files import PromptFiles, PromptRow
 from magicvideo_core.storage import is_local, local_path
 
 COLUMNS = ("prompt", "id", "negative_prompt", "seed", "num_videos", "image", "video")
 _MAX_SEED = 2**63 - 1
 _MAX_NUM_VIDEOS = 10_000
+_MAX_FILES = 2**32
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One prompt with its seed on its way to one video; `extra` holds the prompt file's other columns."""
-
-    clip_id: str
-    prompt: str
-    negative_prompt: str = ""
-    seed: int = 0
-    image: str | None = None
-    video: str | None = None
-    source_id: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the clip as a row of the plan, `extra` as a JSON string."""
-        return {**asdict(self), "extra": ids.canonical_json(self.extra)}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Clip":
-        """Return the clip of a plan row; columns that are none of the clip's are ignored."""
-        values = {name: row[name] for name in cls.__slots__}
-        return cls(**{**values, "extra": json.loads(row["extra"])})
-
-
-def read_prompts(source: str, *, base_seed: int = 0) -> list[Clip]:
+def read_prompts(source: str | PromptFiles, *, base_seed: int = 0) -> ClipTable:
     """Return the clips of a path, URL or glob (`.txt`, `.csv`, `.jsonl`, `.parquet`), or of standard input for `-`.
 
     A row with `num_videos` n gives n clips. Equal rows are further replicas of one prompt: a replica beyond the first
-    has a seed of its own, derived from the row's. Raises PromptError in one sentence naming file, row, column, value.
+    has a seed of its own, derived from the row's. Rows become columns as they are read: a million of them take seconds
+    and some hundred megabytes. Raises PromptError in one sentence naming file, row, column, value.
     """
-    rows = read_rows(source)
-    clips: list[Clip] = []
-    replicas: Counter[tuple[Any, ...]] = Counter()
-    seen_ids: dict[str, str] = {}
-    for row in rows:
+    clips = ClipTableBuilder()
+    replicas: dict[str, int] = {}
+    ids_seen = _SourceIds()
+    for row in (PromptFiles(source) if isinstance(source, str) else source).rows():
         source_id = _text(row, "id")
         if source_id is not None:
-            if source_id in seen_ids:
-                raise PromptError(
-                    f"{row.where}, column 'id': {source_id!r} is already the id of {seen_ids[source_id]}; "
-                    "give every row an id of its own."
-                )
-            seen_ids[source_id] = row.where
-        clips.extend(_clips_of_row(row, source_id, base_seed, replicas))
-    return clips
+            ids_seen.add(source_id, row)
+        for values in _clips_of_row(row, source_id, base_seed, replicas):
+            clips.add(*values)
+    return clips.finish()
 
 
 def clip_of_prompt(prompt: str, seed: int, negative_prompt: str = "") -> Clip:
     """Return the clip of a prompt given on its own, outside a prompt file."""
     if not prompt.strip():
         raise PromptError("The prompt is empty: say what the video should show.")
-    row = PromptRow("The prompt", {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt})
-    return _clips_of_row(row, None, 0, Counter())[0]
+    row = PromptRow("The prompt", 0, {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt})
+    values = next(_clips_of_row(row, None, 0, {}))
+    return Clip.from_row(dict(zip(CLIP_SCHEMA.names, values, strict=True)))
+
+
+class _SourceIds:
+    """The ids of the rows so far, each with where it stood, packed into one number."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+        self._places: dict[str, int] = {}
+
+    def add(self, source_id: str, row: PromptRow) -> None:
+        """Take in the id of a row. Raises PromptError where an earlier one has it."""
+        file = self._files.setdefault(row.file, len(self._files))
+        place = self._places.setdefault(source_id, row.number * _MAX_FILES + file)
+        if place != row.number * _MAX_FILES + file:
+            number, file = divmod(place, _MAX_FILES)
+            first = PromptRow(list(self._files)[file], number, {})
+            raise PromptError(
+                f"{row.where}, column 'id': {source_id!r} is already the id of {first.where}; "
+                "give every row an id of its own."
+            )
 
 
 def _clips_of_row(
-    row: PromptRow, source_id: str | None, base_seed: int, replicas: Counter[tuple[Any, ...]]
-) -> list[Clip]:
+    row: PromptRow, source_id: str | None, base_seed: int, replicas: dict[str, int]
+) -> Iterator[tuple[Any, ...]]:
+    """Give the values of `CLIP_SCHEMA` for each clip of a row; `replicas` counts those of equal rows so far.
+
+    Equal rows are those whose first replica has the same id.
+    """
     prompt = _text(row, "prompt")
     if prompt is None:
         raise PromptError(f"{row.where}, column 'prompt': the prompt is empty; write one or remove the row.")
@@ -87,31 +83,37 @@ def _clips_of_row(
     if image is not None and video is not None:
         raise PromptError(f"{row.where}: 'image' and 'video' are both set; keep the one that the clip starts from.")
     extra = {name: _plain(value) for name, value in row.values.items() if name not in COLUMNS}
-    key = (prompt, negative_prompt, row_seed, image, video, source_id)
-    clips = []
+    extra_json = ids.canonical_json(extra) if extra else "{}"
+    first_id = ""
     for _ in range(1 if num_videos is None else num_videos):
-        replica = replicas[key]
-        replicas[key] += 1
-        if row_seed is None:
-            seed = ids.default_seed(prompt, replica, base_seed)
-        else:
-            seed = row_seed if replica == 0 else ids.default_seed(prompt, replica, row_seed)
-        clip_id = ids.clip_id(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            seed=seed,
-            image=image,
-            video=video,
-            source_id=source_id,
-            replica=replica,
-        )
-        clips.append(Clip(clip_id, prompt, negative_prompt, seed, image, video, source_id, extra))
-    return clips
+        replica = replicas.get(first_id, 0) if first_id else 0
+        while True:
+            if row_seed is None:
+                seed = ids.default_seed(prompt, replica, base_seed)
+            else:
+                seed = row_seed if replica == 0 else ids.default_seed(prompt, replica, row_seed)
+            clip_id = ids.clip_id(
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                seed=seed,
+                image=image,
+                video=video,
+                source_id=source_id,
+                replica=replica,
+            )
+            first_id = first_id or clip_id
+            # Seldom: an equal row was there before.
+            if replica == replicas.get(first_id, 0):
+                break
+            replica = replicas[first_id]
+        replicas[first_id] = replica + 1
+        yield clip_id, prompt, negative_prompt, seed, image, video, source_id, extra_json
 
 
 def _text(row: PromptRow, column: str) -> str | None:
     value = row.values.get(column)
-    if _is_missing(value):
+    # First what is seen most, here and below: absent.
+    if value is None or _is_missing(value):
         return None
     if column == "id" and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -126,6 +128,8 @@ def _text(row: PromptRow, column: str) -> str | None:
 
 def _integer(row: PromptRow, column: str, low: int, high: int) -> int | None:
     value = row.values.get(column)
+    if value is None:
+        return None
     if isinstance(value, str):
         value = value.strip() or None
     if _is_missing(value):

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config.models import RunConfig
 from magicvideo_core.errors import ConfigError
-from magicvideo_core.prompts import Clip, clip_of_prompt
+from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.stages import gate
 from magicvideo_core.stages.base import Frames, Stage, StageItem
 from magicvideo_core.stages.registry import create_stage, resolve_device

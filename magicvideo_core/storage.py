@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from magicvideo_core.errors import RunError, StorageUnavailableError
-from magicvideo_core.filesystems import creates_atomically, filesystem, protocol, put, strip_protocol
+from magicvideo_core.filesystems import (
+    creates_atomically,
+    filesystem,
+    lists_by_prefix,
+    protocol,
+    put,
+    strip_protocol,
+)
 from magicvideo_core.local_files import TEMPORARY_PREFIX, copy_file, create_file, walk_sizes, write_file
 from magicvideo_core.patience import PATIENCE_S, PERMANENT, is_conflict, with_retries
 from magicvideo_core.redact import redact
@@ -54,6 +61,11 @@ class Storage:
 
     def __hash__(self) -> int:
         return hash(self.uri)
+
+    @property
+    def num_readers(self) -> int:
+        """How many calls at once serve it best: a distant store is waited for, a disk is not."""
+        return 2 if self._local else 16
 
     def with_patience(self, patience_s: float) -> "Storage":
         """Return the same storage, given up after other `patience_s` seconds of failures."""
@@ -137,20 +149,23 @@ class Storage:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
         return int(found["size"])
 
-    def list(self, prefix: str = "") -> list[str]:
-        """Return the keys of all objects below the folder `prefix`, sorted; unfinished writes are no objects."""
-        return sorted(self.list_sizes(prefix))
+    def list(self, prefix: str = "", *, name_prefix: str = "") -> list[str]:
+        """Return the keys of all objects below the folder `prefix`, sorted; unfinished writes are no objects.
 
-    def list_sizes(self, prefix: str = "") -> dict[str, int]:
-        """Return the size in bytes of every object below the folder `prefix` by key, in order of the keys.
+        With `name_prefix` those directly in the folder whose names begin so: one page of a listing, however full it is.
+        """
+        return sorted(self.list_sizes(prefix, name_prefix=name_prefix))
+
+    def list_sizes(self, prefix: str = "", *, name_prefix: str = "") -> dict[str, int]:
+        """Return the size in bytes of the objects that `list` names by key, in order of the keys.
 
         Never answered from a cached listing; unfinished writes are no objects.
         """
         base = self.join(prefix) if prefix else self.uri
         if self._local:
-            sizes = self._try(f"list {base}", lambda: dict(walk_sizes(base)))
+            sizes = self._try(f"list {base}", lambda: dict(walk_sizes(base, name_prefix)))
         else:
-            sizes = self._try(f"list {base}", lambda: _list_remote(base))
+            sizes = self._try(f"list {base}", lambda: _list_remote(base, name_prefix))
         root = (self.uri if self._local else strip_protocol(self.uri)).rstrip("/")
         keys = {path[len(root) + 1 :]: size for path, size in sizes.items()}
         return {key: keys[key] for key in sorted(keys) if not key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)}
@@ -257,10 +272,17 @@ def _create_remote(uri: str, data: bytes) -> bool:
     return True
 
 
-def _list_remote(base: str) -> dict[str, int]:
+def _list_remote(base: str, name_prefix: str) -> dict[str, int]:
+    store = filesystem(base)
+    by_prefix = {"prefix": name_prefix} if name_prefix and lists_by_prefix(base) else {}
     try:
-        found: dict[str, dict[str, Any]] = filesystem(base).find(base, detail=True)
+        found: dict[str, dict[str, Any]] = store.find(base, detail=True, **by_prefix)
     except FileNotFoundError:
         return {}
-    # A folder without objects is found as itself.
-    return {str(path): int(details["size"]) for path, details in found.items() if details["type"] == "file"}
+    folder = strip_protocol(base).rstrip("/")
+    return {
+        str(path): int(details["size"])
+        for path, details in found.items()
+        # A folder without objects is found as itself.
+        if details["type"] == "file" and (not name_prefix or str(path).startswith(f"{folder}/{name_prefix}"))
+    }

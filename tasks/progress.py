@@ -1,13 +1,15 @@
 """How far a run is: live counts per stage while it works, and the same counts read back from its manifests."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from magicvideo_core.manifest.durable import read_latest
+from magicvideo_core.ids import STAGES
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.session import FoundDone
+from magicvideo_core.manifest.tally import Tally, tally_run
 from magicvideo_core.storage import Storage
 
 
@@ -47,7 +49,9 @@ class ProgressBoard:
     def __init__(self, stages: Sequence[str], num_clips: int) -> None:
         self._lock = threading.Lock()
         self._counts = {stage: StageCounts(pending=num_clips) for stage in stages}
-        self._finished: set[tuple[str, str]] = set()
+        # By (stage, shard): the clips whose rows were counted; of a shard that is `settled`, those that were not.
+        self._counted: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self._settled: dict[tuple[str, int], set[str]] = {}
 
     def start(self, stage: str, num_clips: int) -> None:
         """Note that clips went to an actor."""
@@ -65,9 +69,8 @@ class ProgressBoard:
         A row counts once, also where a task that is tried again reads it back.
         """
         with self._lock:
-            if (row.stage, row.clip_id) in self._finished:
+            if not self._note(row):
                 return
-            self._finished.add((row.stage, row.clip_id))
             counts = self._counts[row.stage]
             if was_running:
                 counts.running -= 1
@@ -77,11 +80,35 @@ class ProgressBoard:
 
     def reopen(self, row: ManifestRow) -> None:
         """Note that a clip which had a terminal row is to be made again; one that was not counted stays pending."""
+        shard = (row.stage, row.shard_id)
         with self._lock:
-            if (row.stage, row.clip_id) in self._finished:
-                self._finished.remove((row.stage, row.clip_id))
+            if shard in self._settled:
+                was_counted = row.clip_id not in self._settled[shard]
+                self._settled[shard].add(row.clip_id)
+            else:
+                was_counted = row.clip_id in self._counted[shard]
+                self._counted[shard].discard(row.clip_id)
+            if was_counted:
                 self._counts[row.stage].pending += 1
                 _add(self._counts[row.stage], row, -1)
+
+    def settle(self, stage: str, shard_id: int) -> None:
+        """Note that every clip of a shard has its row: from here on nothing is remembered of each."""
+        with self._lock:
+            self._counted.pop((stage, shard_id), None)
+            self._settled[stage, shard_id] = set()
+
+    def _note(self, row: ManifestRow) -> bool:
+        """Remember that a row was counted; False where it had been."""
+        shard = (row.stage, row.shard_id)
+        if shard in self._settled:
+            was_missing = row.clip_id in self._settled[shard]
+            self._settled[shard].discard(row.clip_id)
+            return was_missing
+        if row.clip_id in self._counted[shard]:
+            return False
+        self._counted[shard].add(row.clip_id)
+        return True
 
     def snapshot(self) -> dict[str, StageCounts]:
         """Return a copy of the counts."""
@@ -94,8 +121,19 @@ def found_done(storage: Storage) -> FoundDone:
 
     What was taken over from another run is not counted: reuse has saved it, not this run's own work.
     """
-    done = [row for row in read_latest(storage).values() if row.status == "succeeded" and row.reused_from is None]
-    return FoundDone(len(done), sum(row.duration_s or 0.0 for row in done), sum(row.gpu_s or 0.0 for row in done))
+    done = tally_run(storage, STAGES).select(status="succeeded", is_reused=False)
+    return FoundDone(done.num_clips, done.duration_s, done.gpu_s)
+
+
+def count_tally(stages: Sequence[str], num_clips: int, tally: Tally) -> dict[str, StageCounts]:
+    """Return the counts of a run from the tally of its terminal rows; what has no row yet is pending."""
+    counts = {stage: StageCounts(pending=num_clips) for stage in stages}
+    for kind, total in tally.sums.items():
+        stage = counts[kind.stage]
+        stage.pending -= total.num_clips
+        setattr(stage, kind.status, getattr(stage, kind.status) + total.num_clips)
+        stage.clip_s += total.duration_s if kind.status == "succeeded" else 0.0
+    return counts
 
 
 def count_rows(stages: Sequence[str], num_clips: int, rows: Iterable[ManifestRow]) -> dict[str, StageCounts]:

@@ -1,7 +1,6 @@
 """The Prefect task that ends a run: checks that nothing was dropped, writes the report, and says how it went."""
 
 import logging
-from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -9,13 +8,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from magicvideo_core.errors import RunError
-from magicvideo_core.manifest.durable import read_rows
-from magicvideo_core.manifest.savings import count_failures, savings
-from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.manifest.savings import savings
+from magicvideo_core.manifest.scan import clip_ids, has_status, scan_run
 from magicvideo_core.manifest.session import read_sessions
+from magicvideo_core.manifest.tally import COLUMNS, Tally
 from magicvideo_core.report import write_report
 from magicvideo_core.storage import Storage
-from tasks.progress import all_succeeded, count_rows
+from tasks.progress import all_succeeded, count_tally
 from tasks.resolve import ResolvedRun
 from tasks.retries import RETRY_TRANSIENT
 from tasks.runtime import engine_of
@@ -31,39 +30,58 @@ def publish(run_uri: str) -> dict[str, Any]:
 
 def publish_run(run: ResolvedRun) -> dict[str, Any]:
     """Check the manifests, write the report and return the summary. Raises RunError where rows are missing."""
-    rows = read_rows(run.storage, run.config.stages)
-    _check_complete(run, rows)
-    counts = count_rows(run.config.stages, run.num_clips, rows)
+    sessions = read_sessions(run.storage)
+    tally, retried = _check_complete(run, Tally(sessions))
+    counts = count_tally(run.config.stages, run.num_clips, tally)
     summary = {
         "run_id": run.run_id,
         "run_uri": run.uri,
         "num_clips": run.num_clips,
         "succeeded": all_succeeded(counts),
         "stages": {stage: stage_counts.to_json() for stage, stage_counts in counts.items()},
-        "failures": [asdict(failure) for failure in count_failures(rows)],
-        "saved": savings(read_sessions(run.storage), rows).to_json(),
+        "failures": [asdict(failure) for failure in tally.failures()],
+        "saved": savings(sessions, tally).to_json(),
         "report_uri": _write_report(run.storage),
     }
     if run.selection is not None:
-        last = [row for row in rows if row.stage == run.config.stages[-1] and row.clip_id in run.selection.clip_ids]
-        succeeded = sum(row.status == "succeeded" for row in last)
-        summary["retried"] = {"num_clips": len(run.selection.clip_ids), "succeeded": succeeded}
+        summary["retried"] = {"num_clips": len(run.selection.clip_ids), "succeeded": retried}
     return summary
 
 
-def _check_complete(run: ResolvedRun, rows: list[ManifestRow]) -> None:
-    """Every clip has exactly one row per stage; anything else is a bug that must not pass for a finished run."""
+def _check_complete(run: ResolvedRun, tally: Tally) -> tuple[Tally, int]:
+    """Count the run's rows into `tally`; returns it, and how many clips of a selection have succeeded to the end.
+
+    Every clip has exactly one row per stage; anything else is a bug that must not pass for a finished run.
+    """
     stages = run.config.stages
-    planned = Counter((stage, clip.clip_id) for stage in stages for shard in run.shards for clip in shard)
-    worked_on = Counter((stage, clip.clip_id) for stage in stages for i in run.shard_ids for clip in run.clips_of(i))
-    found = Counter((row.stage, row.clip_id) for row in rows)
-    missing, unexpected = worked_on - found, found - planned
+    missing: list[tuple[str, str]] = []
+    unexpected: list[tuple[str, str]] = []
+    retried = 0
+    not_seen = set(run.shard_ids)
+    for shard in scan_run(run.storage, stages, COLUMNS):
+        planned = set(run.shards[shard.shard_id].ids()) if shard.shard_id < len(run.shards) else set()
+        worked_on = planned if run.selection is None else planned & run.selection.clip_ids
+        not_seen.discard(shard.shard_id)
+        for stage in stages:
+            rows = shard.stages.get(stage)
+            found = set() if rows is None else set(clip_ids(rows))
+            missing += [(stage, clip_id) for clip_id in worked_on - found]
+            unexpected += [(stage, clip_id) for clip_id in found - planned]
+            if rows is None:
+                continue
+            tally.add(rows)
+            if run.selection is not None and stage == stages[-1]:
+                done = clip_ids(rows.filter(has_status(rows, "succeeded")))
+                retried += len(run.selection.clip_ids.intersection(done))
+    for shard_id in sorted(not_seen):
+        missing += [(stage, clip.clip_id) for stage in stages for clip in run.clips_of(shard_id)]
     if missing or unexpected:
-        stage, clip_id = next(iter(missing or unexpected))
+        stage, clip_id = (missing or unexpected)[0]
         raise RunError(
-            f"The manifests of {run.uri} lack {missing.total()} rows and have {unexpected.total()} too many, "
+            f"The manifests of {run.uri} lack {len(missing)} rows and have {len(unexpected)} too many, "
             f"the first of them for clip {clip_id} in stage {stage}."
         )
+    return tally, retried
 
 
 def _write_report(storage: Storage) -> str | None:

@@ -1,20 +1,22 @@
 """From what a person asks for to a run that can start: every check that needs no Prefect, no Ray and writes nothing."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from magicvideo_core.clips import Clip, ClipTable, Shards
 from magicvideo_core.config import RunConfig, diff_configs, load_config
 from magicvideo_core.config.weights import EMBEDDED, references
 from magicvideo_core.errors import PromptError, RunError, UnreadableError
-from magicvideo_core.ids import new_run_id
-from magicvideo_core.manifest.durable import read_latest
+from magicvideo_core.ids import STAGES, new_run_id
 from magicvideo_core.manifest.layout import check_run_id, run_json_key
-from magicvideo_core.manifest.plan import read_shards, split_shards
-from magicvideo_core.manifest.run_record import RunRecord, clips_hash, new_run_record, read_run_json
+from magicvideo_core.manifest.plan import read_shards
+from magicvideo_core.manifest.run_record import RunRecord, new_run_record, read_run_json
+from magicvideo_core.manifest.scan import scan_run
 from magicvideo_core.manifest.schema import ManifestRow
-from magicvideo_core.moving_shapes.captions import unknown_words
-from magicvideo_core.prompts import Clip, read_prompts
+from magicvideo_core.moving_shapes.captions import unknown_words_of
+from magicvideo_core.prompt_files import PromptFiles
+from magicvideo_core.prompts import read_prompts
 from magicvideo_core.stages.given import is_given
 from magicvideo_core.stages.registry import recipe_hashes
 from magicvideo_core.storage import Storage, check_writable
@@ -76,7 +78,7 @@ class ResolvedRun:
 
     storage: Storage
     record: RunRecord
-    shards: tuple[tuple[Clip, ...], ...]
+    shards: Shards
     is_new: bool
     unplanned: tuple[int, ...] = ()
     selection: Selection | None = None
@@ -110,12 +112,16 @@ class ResolvedRun:
     @property
     def shard_ids(self) -> list[int]:
         """The ids of the shards to work on."""
-        return [shard_id for shard_id in range(len(self.shards)) if self.clips_of(shard_id)]
+        if self.selection is None:
+            return list(range(len(self.shards)))
+        selected = self.selection.clip_ids
+        return [shard_id for shard_id, clips in enumerate(self.shards) if not selected.isdisjoint(clips.ids())]
 
     def clips_of(self, shard_id: int) -> list[Clip]:
         """Return the clips of a shard to work on, in their planned order."""
-        clips = self.shards[shard_id]
-        return [clip for clip in clips if self.selection is None or clip.clip_id in self.selection.clip_ids]
+        return [
+            clip for clip in self.shards[shard_id] if self.selection is None or clip.clip_id in self.selection.clip_ids
+        ]
 
 
 def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRun:
@@ -125,8 +131,7 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
     """
     config = load_config(request.preset, request.config_file, request.all_overrides())
     run_id = check_run_id(request.run_id) if request.run_id is not None else new_run_id()
-    clips = read_prompts(request.prompts, base_seed=config.seed)
-    _check_starts(clips, config)
+    prompts = PromptFiles(request.prompts)
     hashes = recipe_hashes(config)
     storage = Storage(f"{request.output.rstrip('/')}/{run_id}")
     if probe_output:
@@ -135,27 +140,33 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
         _check_reuse(request.reuse, storage, hashes)
     record = find_record(storage)
     is_new = record is None
-    split = split_shards(clips, config.shard_size)
+    stored = read_shards(storage)
+    clips = _planned_clips(record, stored, prompts.hash())
+    if clips is None:
+        clips = read_prompts(prompts, base_seed=config.seed)
+    _check_starts(clips, config)
+    shards = Shards.cut(clips, config.shard_size)
     if record is None:
-        record = new_run_record(run_id, config, hashes, request.prompts, split)
+        record = new_run_record(run_id, config, hashes, request.prompts, shards, prompts.hash())
     else:
         _check_unchanged(storage, record, config, clips, request)
-    stored = read_shards(storage)
     if is_new:
         _check_remains(storage, stored, record, clips)
+    unplanned = tuple(shard_id for shard_id in range(len(shards)) if shard_id not in stored)
     # The first writing of the plan may have been cut short: what is there is kept, the rest follows from the clips.
-    shards = [stored.get(shard_id, shard) for shard_id, shard in enumerate(split)]
-    if stored and clips_hash([clip for shard in shards for clip in shard]) != record.clips_hash:
-        raise RunError(
-            f"Run {record.run_id} at {storage.uri} has lost a part of its plan, and {request.prompts} has its rows "
-            "in another order or shard size than then: give the first ones, or another --run-id."
-        )
+    if any(clips != shards[shard_id] for shard_id, clips in stored.items() if shard_id < len(shards)):
+        shards = Shards.of(stored.get(shard_id, shard) for shard_id, shard in enumerate(shards))
+        if shards.clips.hash() != record.clips_hash:
+            raise RunError(
+                f"Run {record.run_id} at {storage.uri} has lost a part of its plan, and {request.prompts} has its rows "
+                "in another order or shard size than then: give the first ones, or another --run-id."
+            )
     return ResolvedRun(
         storage,
         record,
-        tuple(tuple(shard) for shard in shards),
+        shards,
         is_new=is_new,
-        unplanned=tuple(shard_id for shard_id in range(len(shards)) if shard_id not in stored),
+        unplanned=unplanned,
         reuse=request.reuse,
     )
 
@@ -174,6 +185,14 @@ def find_record(storage: Storage) -> RunRecord | None:
         return None
 
 
+def _planned_clips(record: RunRecord | None, stored: Mapping[int, ClipTable], prompts_hash: str) -> ClipTable | None:
+    """Return the clips of the plan where it is whole and of these very prompts; None where they have to be derived."""
+    if record is None or record.prompts_hash != prompts_hash or list(stored) != list(range(record.num_shards)):
+        return None
+    clips = ClipTable.concat(list(stored.values()))
+    return clips if clips.hash() == record.clips_hash else None
+
+
 def check_weights(storage: Storage, record: RunRecord, config: RunConfig) -> None:
     """Raise RunError where a run's stages would not make any more what they made."""
     hashes = recipe_hashes(config)
@@ -185,7 +204,7 @@ def check_weights(storage: Storage, record: RunRecord, config: RunConfig) -> Non
         )
 
 
-def read_whole_plan(storage: Storage, record: RunRecord) -> tuple[tuple[Clip, ...], ...]:
+def read_whole_plan(storage: Storage, record: RunRecord) -> Shards:
     """Return the clips of every shard. Raises RunError where a part of the plan is missing."""
     shards = read_shards(storage)
     for shard_id in range(record.num_shards):
@@ -194,27 +213,26 @@ def read_whole_plan(storage: Storage, record: RunRecord) -> tuple[tuple[Clip, ..
                 f"Run {record.run_id} at {storage.uri} has no readable plan of shard {shard_id}: "
                 "continue it with `magicvideo generate` and its prompts, which writes it again."
             )
-    return tuple(tuple(shards[shard_id]) for shard_id in range(record.num_shards))
+    return Shards.of(shards[shard_id] for shard_id in range(record.num_shards))
 
 
-def words_outside_the_world(clips: Sequence[Clip], config: RunConfig) -> list[str]:
+def words_outside_the_world(prompts: Iterable[str], config: RunConfig) -> list[str]:
     """Return the words that the embedded weights have never seen, where the run uses them for text."""
     stages = [config.stage(name) for name in config.stages if name != "vfi"]
     if not any(stage.backend != "fake" and EMBEDDED in references(stage).values() for stage in stages):
         return []
-    prompts = dict.fromkeys(clip.prompt for clip in clips)
-    return list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt)))
+    return unknown_words_of(prompts)
 
 
-def _check_remains(
-    storage: Storage, stored: Mapping[int, Sequence[Clip]], record: RunRecord, clips: Sequence[Clip]
-) -> None:
+def _check_remains(storage: Storage, stored: Mapping[int, ClipTable], record: RunRecord, clips: ClipTable) -> None:
     """Refuse what lies where a run is to begin unless that run would have made it: its record was lost, or torn."""
-    planned = {clip.clip_id for shard in stored.values() for clip in shard}
-    rows = read_latest(storage).values()
-    differing = sorted({row.stage for row in rows if row.recipe_hash != record.recipe_hashes.get(row.stage)})
-    if differing or planned - {clip.clip_id for clip in clips}:
-        made = f"other settings or weights of {', '.join(differing)}" if differing else "other prompts"
+    differing = set()
+    for shard in scan_run(storage, STAGES, ["recipe_hash"], keep_stale_skips=True):
+        for stage, rows in shard.stages.items():
+            if rows["recipe_hash"].unique().to_pylist() != [record.recipe_hashes.get(stage)]:
+                differing.add(stage)
+    if differing or clips.num_lacking(ClipTable.concat(list(stored.values()))):
+        made = f"other settings or weights of {', '.join(sorted(differing))}" if differing else "other prompts"
         raise RunError(
             f"Run {record.run_id} at {storage.uri} has no readable {run_json_key()}, and what lies there comes from "
             f"{made}: give the prompts and configuration that it was started with, or another --run-id."
@@ -222,7 +240,7 @@ def _check_remains(
 
 
 def _check_unchanged(
-    storage: Storage, record: RunRecord, config: RunConfig, clips: Sequence[Clip], request: RunRequest
+    storage: Storage, record: RunRecord, config: RunConfig, clips: ClipTable, request: RunRequest
 ) -> None:
     """Refuse to continue as another run: one run id stands for one configuration and one prompt set."""
     differing = diff_configs(record.config, config)
@@ -232,7 +250,7 @@ def _check_unchanged(
             "give the same configuration, or another --run-id."
         )
     check_weights(storage, record, config)
-    if clips_hash(clips) != record.clips_hash:
+    if clips.hash() != record.clips_hash:
         raise RunError(
             f"Run {record.run_id} at {storage.uri} was started with another prompt set than {request.prompts} "
             f"({_clip_changes(read_shards(storage), clips)}): give the same prompts, or another --run-id."
@@ -252,13 +270,12 @@ def _check_reuse(uri: str, storage: Storage, hashes: Mapping[str, str]) -> None:
         )
 
 
-def _clip_changes(shards: Mapping[int, Sequence[Clip]], clips: Sequence[Clip]) -> str:
-    planned = {clip.clip_id for shard in shards.values() for clip in shard}
-    given = {clip.clip_id for clip in clips}
-    return f"{len(given - planned)} clips new, {len(planned - given)} gone"
+def _clip_changes(shards: Mapping[int, ClipTable], clips: ClipTable) -> str:
+    planned = ClipTable.concat(list(shards.values()))
+    return f"{planned.num_lacking(clips)} clips new, {clips.num_lacking(planned)} gone"
 
 
-def _check_starts(clips: Sequence[Clip], config: RunConfig) -> None:
+def _check_starts(clips: ClipTable, config: RunConfig) -> None:
     """Every clip needs what the stages before the first one would have made."""
     first = config.stages[0]
     if first == "vfi":

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.manifest.artifacts import artifact_key_of
 from magicvideo_core.manifest.durable import read_latest
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.schema import ManifestRow
-from magicvideo_core.prompts import Clip
 from magicvideo_core.redact import redact
 from magicvideo_core.stages.given import is_given
 from magicvideo_core.storage import Storage

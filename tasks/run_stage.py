@@ -8,12 +8,13 @@ from dataclasses import replace
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from magicvideo_core.clips import Clip
+from magicvideo_core.concurrent_io import map_concurrently
 from magicvideo_core.manifest.artifacts import artifact_key_of
 from magicvideo_core.manifest.durable import ShardRecords, is_stale_skip, read_shard, reads
 from magicvideo_core.manifest.layout import journal_prefix
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import write_manifest
-from magicvideo_core.prompts import Clip
 from magicvideo_core.storage import Storage, StoredObject
 from tasks.pools.actor import ClipWork, Reason, UpstreamLost, unfinished_row
 from tasks.progress import StageCounts, count_rows
@@ -54,6 +55,7 @@ def complete_shard(engine: Engine, stage: str, shard_id: int, lost: Collection[s
     journal is cleared once the manifest that repeats it is durable.
     """
     storage, clips = engine.run.storage, engine.run.clips_of(shard_id)
+    planned = engine.run.shards[shard_id].ids()
     void: dict[str, int] | None = None
     made: dict[str, ManifestRow] = {}
     while True:
@@ -79,9 +81,9 @@ def complete_shard(engine: Engine, stage: str, shard_id: int, lost: Collection[s
         rows = {**records.rows, **made}
         # In the order of the plan. Rows of earlier attempts stay where they are: readers take the latest per clip.
         unwritten = [
-            rows[clip.clip_id]
-            for clip in engine.run.shards[shard_id]
-            if clip.clip_id in made or clip.clip_id in rows.keys() - records.in_manifests
+            rows[clip_id]
+            for clip_id in planned
+            if clip_id in made or (clip_id in rows and clip_id not in records.in_manifests)
         ]
         if unwritten and write_manifest(storage, stage, shard_id, records.next_attempt, unwritten) is None:
             # Another driver has taken the attempt: what its manifest lacks goes into the next one.
@@ -89,10 +91,11 @@ def complete_shard(engine: Engine, stage: str, shard_id: int, lost: Collection[s
         _clear_journal(storage, stage, shard_id)
         if not fold:
             break
-    if all(clip.clip_id in rows for clip in engine.run.shards[shard_id]):
+    if all(clip_id in rows for clip_id in planned):
         # Readers that know nothing of this project stumble over them.
         for key in records.torn:
             storage.delete(key)
+    engine.board.settle(stage, shard_id)
     return count_rows([stage], len(clips), [rows[clip.clip_id] for clip in clips])[stage]
 
 
@@ -194,5 +197,6 @@ def _artifact(storage: Storage, row: ManifestRow) -> StoredObject:
 
 
 def _clear_journal(storage: Storage, stage: str, shard_id: int) -> None:
-    for key in storage.list(journal_prefix(stage, shard_id)):
-        storage.delete(key)
+    keys = storage.list(journal_prefix(stage, shard_id))
+    for _ in map_concurrently(storage.delete, keys, storage.num_readers):
+        pass

@@ -1,12 +1,14 @@
 """What a retry does again: from the options of the command to a run, its failed rows reopened."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from magicvideo_core.clips import ClipTable, Shards
 from magicvideo_core.errors import RunError
-from magicvideo_core.manifest.durable import read_latest, without_stale_skips
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
-from magicvideo_core.prompts import Clip
+from magicvideo_core.manifest.scan import clip_ids, has_status, scan_run, without_stale_skips
 from magicvideo_core.storage import Storage
 from tasks.resolve import ResolvedRun, Selection, check_weights, read_whole_plan
 from tasks.stop_conditions import StopConditions, parse_stop_conditions
@@ -51,36 +53,42 @@ def resolve_retry(request: RetryRequest) -> ResolvedRun:
         )
     check_weights(storage, record, record.config)
     shards = read_whole_plan(storage, record)
-    in_scope = _clips_in_scope(request, record, storage, shards)
-    latest = read_latest(storage)
-    terminal = without_stale_skips(latest, record.config.stages)
-    statuses = ("failed", "quarantined") if request.quarantined else ("failed",)
-    reopened = {
-        key: row.attempt
-        for key, row in terminal.items()
-        if row.status in statuses and request.stage in (None, row.stage) and row.clip_id in in_scope
-    }
-    unfinished = {clip_id for stage, clip_id in latest.keys() - terminal.keys() if clip_id in in_scope}
-    clip_ids = frozenset(clip_id for _, clip_id in reopened) | unfinished
-    return ResolvedRun(storage, record, shards, is_new=False, selection=Selection(clip_ids, reopened))
+    named = _named_clips(request, record, storage, shards)
+    statuses = ["failed", "quarantined"] if request.quarantined else ["failed"]
+    reopened: dict[tuple[str, str], int] = {}
+    unfinished: set[str] = set()
+    for shard in scan_run(storage, record.config.stages, keep_stale_skips=True):
+        if shard.shard_id >= len(shards) or request.shard not in (None, shard.shard_id):
+            continue
+        in_scope = set(shards[shard.shard_id].ids())
+        in_scope &= in_scope if named is None else named
+        terminal = without_stale_skips(shard.stages, record.config.stages)
+        for stage, rows in shard.stages.items():
+            failed = rows.filter(has_status(rows, *statuses))
+            if request.stage in (None, stage):
+                attempts = zip(clip_ids(failed), failed["attempt"].to_pylist(), strict=True)
+                reopened |= {(stage, clip_id): int(number or 0) for clip_id, number in attempts if clip_id in in_scope}
+            kept = set(clip_ids(terminal[stage])) if stage in terminal else set()
+            unfinished |= (set(clip_ids(rows)) - kept) & in_scope
+    selected = frozenset(clip_id for _, clip_id in reopened) | unfinished
+    return ResolvedRun(storage, record, shards, is_new=False, selection=Selection(selected, reopened))
 
 
-def _clips_in_scope(
-    request: RetryRequest, record: RunRecord, storage: Storage, shards: Sequence[Sequence[Clip]]
-) -> set[str]:
-    """Return the clip ids of the shard and of the clips that the request names, all where it names none."""
+def _named_clips(request: RetryRequest, record: RunRecord, storage: Storage, shards: Shards) -> set[str] | None:
+    """Return the ids of the clips that the request names, None where it names none."""
     if request.shard is not None and not 0 <= request.shard < len(shards):
         raise RunError(
             f"Run {record.run_id} at {storage.uri} has no shard {request.shard}: choose one of 0 to {len(shards) - 1}."
         )
-    clips = [clip for shard_id, shard in enumerate(shards) if request.shard in (None, shard_id) for clip in shard]
     if not request.clips:
-        return {clip.clip_id for clip in clips}
-    found: set[str] = set()
+        return None
+    clips = shards.clips if request.shard is None else shards[request.shard]
+    names = pa.array(request.clips, pa.string())
+    columns = clips.columns
+    matches = pc.or_(*(pc.is_in(columns[name], value_set=names) for name in ("clip_id", "source_id")))
+    named = ClipTable(columns.filter(matches))
     for name in request.clips:
-        named = {clip.clip_id for clip in clips if name in (clip.clip_id, clip.source_id)}
-        if not named:
+        if not any(name in (clip.clip_id, clip.source_id) for clip in named):
             where = "" if request.shard is None else f" in shard {request.shard}"
             raise RunError(f"Run {record.run_id} at {storage.uri} has no clip {name!r}{where}.")
-        found |= named
-    return found
+    return set(named.ids())

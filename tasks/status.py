@@ -1,17 +1,13 @@
 """What is known of a run before and while it computes: its forecast from the plan, its status from storage."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import chain
 from typing import Any
 
 from magicvideo_core.config import RunConfig
-from magicvideo_core.manifest.durable import read_rows
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
-from magicvideo_core.manifest.savings import count_failures
-from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.manifest.tally import Tally, tally_run
 from magicvideo_core.storage import Storage
-from tasks.progress import all_succeeded, count_rows
+from tasks.progress import all_succeeded, count_tally
 from tasks.resolve import ResolvedRun
 from tasks.reuse import ReuseSource
 
@@ -21,8 +17,8 @@ _NO_FORECAST = "no forecast of time, storage or cost: it needs the measured time
 def run_status(storage: Storage) -> dict[str, Any]:
     """Return the status of a run as plain JSON values. Raises RunError where there is no run."""
     record = read_run_json(storage)
-    rows = read_rows(storage, record.config.stages)
-    stages = _stage_counts(record, rows)
+    tally = tally_run(storage, record.config.stages)
+    stages = _stage_counts(record, tally)
     left = sum(counts["pending"] for counts in stages.values())
     return {
         "run_id": record.run_id,
@@ -33,7 +29,7 @@ def run_status(storage: Storage) -> dict[str, Any]:
         "finished": left == 0,
         "left": left,
         "stages": stages,
-        "failures": [asdict(failure) for failure in count_failures(rows)],
+        "failures": [asdict(failure) for failure in tally.failures()],
     }
 
 
@@ -46,7 +42,7 @@ def describe_plan(run: ResolvedRun) -> dict[str, Any]:
         "shard_size": config.shard_size,
         "continues": None if run.is_new else run.uri,
         "stages": {stage: _describe_stage(config, stage, run.num_clips) for stage in config.stages},
-        "done": None if run.is_new else _stage_counts(run.record, read_rows(run.storage, config.stages)),
+        "done": None if run.is_new else _stage_counts(run.record, tally_run(run.storage, config.stages)),
         "reusable": None if run.reuse is None else _count_reusable(run, run.reuse),
         "forecast": None,
         "forecast_note": _NO_FORECAST,
@@ -55,11 +51,11 @@ def describe_plan(run: ResolvedRun) -> dict[str, Any]:
 
 def _count_reusable(run: ResolvedRun, uri: str) -> dict[str, int]:
     source = ReuseSource(uri, run.record.recipe_hashes)
-    return {stage: source.count(stage, chain.from_iterable(run.shards)) for stage in run.config.stages}
+    return {stage: source.count(stage, run.shards.clips) for stage in run.config.stages}
 
 
-def _stage_counts(record: RunRecord, rows: Iterable[ManifestRow]) -> dict[str, Any]:
-    counts = count_rows(record.config.stages, record.num_clips, rows)
+def _stage_counts(record: RunRecord, tally: Tally) -> dict[str, Any]:
+    counts = count_tally(record.config.stages, record.num_clips, tally)
     return {
         stage: {**counts[stage].to_json(), "all_succeeded": all_succeeded({stage: counts[stage]})} for stage in counts
     }

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig
 from magicvideo_core.errors import ClipError, ConfigError
 from magicvideo_core.evaluation.fidelity import upscaled
@@ -21,7 +22,7 @@ from magicvideo_core.evaluation.scoring import judge_sample
 from magicvideo_core.evaluation.variants import Variant
 from magicvideo_core.ids import short_hash
 from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_png
-from magicvideo_core.prompts import Clip, clip_of_prompt
+from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.sample import loaded_stage
 from magicvideo_core.stages.base import Frames, StageItem, keyframe_fps
 from magicvideo_core.stages.registry import recipe_hashes

@@ -136,7 +136,7 @@ def _read_plan(storage: Storage, record: RunRecord) -> tuple[set[str], list[str]
             problems.append(f"{storage.join(plan_key(shard_id))}: not there")
             continue
         try:
-            clip_ids.update(clip.clip_id for clip in read_plan(storage, shard_id))
+            clip_ids.update(read_plan(storage, shard_id).ids())
         except UnreadableError as error:
             problems.append(str(error))
     return clip_ids, problems

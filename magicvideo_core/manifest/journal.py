@@ -3,7 +3,9 @@
 import json
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 
+from magicvideo_core.concurrent_io import map_concurrently
 from magicvideo_core.ids import canonical_json
 from magicvideo_core.manifest.layout import JOURNAL, RecordKey, journal_key, journal_prefix, parse_journal_key
 from magicvideo_core.manifest.parquet import first_line, warn_absent
@@ -29,8 +31,8 @@ def list_records(storage: Storage, stage: str | None = None, shard_id: int | Non
 def read_records(storage: Storage, keys: Iterable[RecordKey]) -> list[ManifestRow]:
     """Return the record of the latest attempt per clip and stage, sorted by stage and clip id; torn ones are none."""
     latest: dict[tuple[str, str], ManifestRow] = {}
-    for key in sorted(keys, key=lambda key: key.attempt):
-        row = _read(storage, key.key)
+    ordered = [key.key for key in sorted(keys, key=lambda key: key.attempt)]
+    for row in map_concurrently(partial(_read, storage), ordered, storage.num_readers):
         if row is not None:
             latest[row.stage, row.clip_id] = row
     return [latest[name] for name in sorted(latest)]

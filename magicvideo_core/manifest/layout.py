@@ -60,6 +60,11 @@ def manifest_key(stage: str, shard_id: int, attempt: int) -> str:
     return f"{MANIFESTS}/{stage}/shard-{shard_id:05d}.attempt-{attempt:03d}.parquet"
 
 
+def manifest_name_prefix(shard_id: int) -> str:
+    """Return what the names of a shard's manifests, of any attempt, begin with."""
+    return f"shard-{shard_id:05d}."
+
+
 def session_key(number: int) -> str:
     """Return the key of one session, numbered from 1."""
     return f"{SESSIONS}/{number:05d}.json"

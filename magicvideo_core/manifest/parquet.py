@@ -16,8 +16,12 @@ logger = logging.getLogger(__name__)
 
 def to_parquet(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
     """Return rows as one Parquet object with exactly the columns of `schema`."""
+    return table_to_parquet(pa.Table.from_pylist(list(rows), schema=schema))
+
+
+def table_to_parquet(table: pa.Table) -> bytes:
+    """Return a table as one Parquet object."""
     buffer = io.BytesIO()
-    table = pa.Table.from_pylist(list(rows), schema=schema)
     # Without a checksum a flipped bit in a page reads as another value.
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
@@ -25,9 +29,23 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
 
 def from_parquet(data: bytes, uri: str, schema: pa.Schema | None = None) -> list[dict[str, Any]]:
     """Return the rows of a Parquet object; `uri` is for messages. Raises UnreadableError."""
+    return list(table_from_parquet(data, uri, schema).to_pylist())
+
+
+def table_from_parquet(data: bytes, uri: str, schema: pa.Schema | None = None) -> pa.Table:
+    """Return a Parquet object as a table, of `schema` only its columns, null where it lacks one; `uri` is for messages.
+
+    Raises UnreadableError.
+    """
     try:
-        table = pq.read_table(pa.BufferReader(data), schema=schema, page_checksum_verification=True)
-        return table.to_pylist()
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        if schema is None:
+            return file.read(use_threads=False)
+        there = set(file.schema_arrow.names)
+        table = file.read([name for name in schema.names if name in there], use_threads=False)
+        for name in (name for name in schema.names if name not in there):
+            table = table.append_column(schema.field(name), pa.nulls(table.num_rows, schema.field(name).type))
+        return table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise UnreadableError(f"{uri} ({len(data)} bytes): {first_line(error)}") from None
 

@@ -2,19 +2,18 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from magicvideo_core.clips import Clip, Shards
 from magicvideo_core.config.models import RunConfig
 from magicvideo_core.errors import RunError, UnreadableError
-from magicvideo_core.ids import short_hash
 from magicvideo_core.manifest.layout import run_json_key
 from magicvideo_core.manifest.schema import SCHEMA_VERSION
-from magicvideo_core.prompts import Clip
 from magicvideo_core.storage import Storage
 
 _PACKAGES = ("magicvideo", "torch", "diffusers", "transformers", "prefect", "ray", "av", "pyarrow", "numpy")
@@ -22,7 +21,10 @@ _PACKAGES = ("magicvideo", "torch", "diffusers", "transformers", "prefect", "ray
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """The content of `run.json`; `clips_hash` is over the set of clips, whatever their order or shards."""
+    """The content of `run.json`; `clips_hash` is over the set of clips, whatever their order or shards.
+
+    `prompts_hash` is over the bytes of the prompt files: where it is the same, the plan need not be derived again.
+    """
 
     run_id: str
     config: RunConfig
@@ -35,6 +37,7 @@ class RunRecord:
     created_at: str
     versions: dict[str, str]
     schema_version: int = SCHEMA_VERSION
+    prompts_hash: str = ""
 
 
 def new_run_record(
@@ -42,27 +45,24 @@ def new_run_record(
     config: RunConfig,
     recipe_hashes: dict[str, str],
     prompts_source: str,
-    shards: Sequence[Sequence[Clip]],
+    shards: Sequence[Iterable[Clip]],
+    prompts_hash: str = "",
 ) -> RunRecord:
     """Return the record of a run about to start, stamped with the time and the versions of this process."""
-    clips = [clip for shard in shards for clip in shard]
+    clips = (shards if isinstance(shards, Shards) else Shards.of(shards)).clips
     return RunRecord(
         run_id=run_id,
         config=config,
         config_hash=config.hash(),
         recipe_hashes=dict(recipe_hashes),
         prompts_source=_without_secrets(prompts_source),
-        clips_hash=clips_hash(clips),
+        clips_hash=clips.hash(),
         num_clips=len(clips),
         num_shards=len(shards),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=_versions(),
+        prompts_hash=prompts_hash,
     )
-
-
-def clips_hash(clips: Sequence[Clip]) -> str:
-    """Return 16 hex digits over the set of clip ids."""
-    return short_hash(sorted(clip.clip_id for clip in clips))
 
 
 def write_run_json(storage: Storage, record: RunRecord) -> None:

@@ -3,9 +3,16 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from magicvideo_core.concurrent_io import map_concurrently
 from magicvideo_core.errors import UnreadableError
 from magicvideo_core.ids import STAGES
-from magicvideo_core.manifest.layout import MANIFESTS, RecordKey, manifest_key, parse_manifest_key
+from magicvideo_core.manifest.layout import (
+    MANIFESTS,
+    RecordKey,
+    manifest_key,
+    manifest_name_prefix,
+    parse_manifest_key,
+)
 from magicvideo_core.manifest.parquet import first_line, from_parquet, to_parquet, warn_absent
 from magicvideo_core.manifest.schema import MANIFEST_SCHEMA, ManifestRow
 from magicvideo_core.storage import Storage, StoredObject
@@ -38,22 +45,29 @@ def write_manifest(
 
 def list_manifests(storage: Storage, stage: str | None = None, shard_id: int | None = None) -> list[RecordKey]:
     """Return the keys of the manifests of a run, of a stage, or of a stage's shard, later attempts later."""
-    keys = map(parse_manifest_key, storage.list(MANIFESTS if stage is None else f"{MANIFESTS}/{stage}"))
-    found = [key for key in keys if key is not None and shard_id in (None, key.shard_id)]
+    name_prefix = "" if stage is None or shard_id is None else manifest_name_prefix(shard_id)
+    listed = storage.list(MANIFESTS if stage is None else f"{MANIFESTS}/{stage}", name_prefix=name_prefix)
+    found = [key for key in map(parse_manifest_key, listed) if key is not None and shard_id in (None, key.shard_id)]
     return sorted(found, key=lambda key: (_stage_order(key.stage), key.shard_id, key.attempt))
 
 
 def load_manifests(storage: Storage, keys: Iterable[RecordKey]) -> Manifests:
     """Read manifests, given by their keys in any order; one that is gone or torn is absent."""
     found = Manifests()
-    for key in sorted(keys, key=lambda key: key.attempt):
+
+    def read(key: RecordKey) -> list[ManifestRow] | FileNotFoundError | UnreadableError:
         try:
-            rows = read_manifest(storage, key)
-        except FileNotFoundError:
+            return read_manifest(storage, key)
+        except (FileNotFoundError, UnreadableError) as error:
+            return error
+
+    ordered = sorted(keys, key=lambda key: key.attempt)
+    for key, rows in zip(ordered, map_concurrently(read, ordered, storage.num_readers), strict=True):
+        if isinstance(rows, FileNotFoundError):
             # Torn, and replaced since it was listed.
             continue
-        except UnreadableError as error:
-            warn_absent("manifest", str(error))
+        if isinstance(rows, UnreadableError):
+            warn_absent("manifest", str(rows))
             found.torn.append(key)
             found.last_torn[key.shard] = key.attempt
             continue

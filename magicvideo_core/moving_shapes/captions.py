@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
 
 from magicvideo_core.moving_shapes.world import (
     BACKGROUNDS,
@@ -30,10 +31,19 @@ VOCABULARY: tuple[str, ...] = (
 )
 
 
+_KNOWN = frozenset(VOCABULARY)
+_WORD = re.compile(r"[^\W\d_]+|\d+")
+
+
 def unknown_words(prompt: str) -> list[str]:
     """The words of the prompt, in order and once each, that the embedded family has never seen."""
-    known = set(VOCABULARY)
-    return list(dict.fromkeys(word for word in re.findall(r"[^\W\d_]+|\d+", prompt.lower()) if word not in known))
+    return unknown_words_of([prompt])
+
+
+def unknown_words_of(prompts: Iterable[str]) -> list[str]:
+    """The words of prompts, in order and once each, that the embedded family has never seen."""
+    words = dict.fromkeys(word for prompt in prompts for word in _WORD.findall(prompt.lower()))
+    return [word for word in words if word not in _KNOWN]
 
 
 def training_caption(

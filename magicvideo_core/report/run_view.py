@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 from magicvideo_core.manifest.artifacts import artifact_key_of
 from magicvideo_core.manifest.plan import read_shards
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
-from magicvideo_core.manifest.savings import FailureCount, Savings, count_failures, savings
+from magicvideo_core.manifest.savings import Savings, savings
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.session import read_sessions
 from magicvideo_core.manifest.table import read_manifests
+from magicvideo_core.manifest.tally import FailureCount, Tally
 from magicvideo_core.storage import Storage
 
 PENDING = "pending"
@@ -88,6 +89,8 @@ def read_run(storage: Storage) -> RunView:
             clip_rows = tuple(by_clip.get(clip.clip_id, ()))
             status = _clip_status(clip_rows, record.config.stages)
             clips.append(ClipView(clip.clip_id, clip.prompt, clip.seed, status, clip_rows))
+    sessions = read_sessions(storage)
+    tally = Tally.of_rows(rows, sessions)
     # What was taken over keeps the times of the run that made it.
     timed = [(row.started_at, row) for row in rows if row.started_at is not None and row.reused_from is None]
     started = [started_at for started_at, _ in timed]
@@ -102,8 +105,8 @@ def read_run(storage: Storage) -> RunView:
         started_at=start,
         span_s=span_s,
         num_artifact_bytes=sum(row.size_bytes or 0 for row in rows),
-        saved=savings(read_sessions(storage), rows),
-        failure_counts=tuple(count_failures(rows)),
+        saved=savings(sessions, tally),
+        failure_counts=tuple(tally.failures()),
         counts=dict(Counter(clip.status for clip in clips)),
     )
 

@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config.models import RunConfig
 from magicvideo_core.errors import ClipError
-from magicvideo_core.prompts import Clip
 
 Frames = npt.NDArray[np.uint8]
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig
 from magicvideo_core.errors import GivenMediaError, MediaError
 from magicvideo_core.media import decode_image, decode_video
-from magicvideo_core.prompts import Clip
 from magicvideo_core.redact import redact
 from magicvideo_core.storage import read_uri
 

@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig, T2IConfig
 from magicvideo_core.config.weights import WeightsReference, resolve_weights
 from magicvideo_core.errors import ClipError, NonFiniteError, WeightsError
@@ -22,7 +23,6 @@ from magicvideo_core.models.components import (
     load_tokenizer,
 )
 from magicvideo_core.models.text import added_conditions, embed_prompts
-from magicvideo_core.prompts import Clip
 from magicvideo_core.sampling.denoise import Predict, denoise, guided, noised, set_timesteps
 from magicvideo_core.stages.base import Outcome, StageItem, keyframe_fps
 

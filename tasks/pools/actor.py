@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig
 from magicvideo_core.errors import ClipError, MediaError, StorageUnavailableError, UpstreamLostError
 from magicvideo_core.ids import canonical_json
@@ -21,7 +22,6 @@ from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import artifact_key
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png
-from magicvideo_core.prompts import Clip
 from magicvideo_core.redact import redact
 from magicvideo_core.stages import gate
 from magicvideo_core.stages.base import ARTIFACT_SUFFIXES, Outcome, Stage, StageItem, keyframe_fps

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from magicvideo_core.clips import Clip, Shards
 from magicvideo_core.config import load_config
 from magicvideo_core.manifest.layout import artifact_key
-from magicvideo_core.manifest.plan import split_shards, write_plan
+from magicvideo_core.manifest.plan import write_plan
 from magicvideo_core.manifest.run_record import new_run_record, write_run_json
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import write_manifest
 from magicvideo_core.media import encode_lossless, encode_mp4, encode_png
 from magicvideo_core.moving_shapes.renderer import render
 from magicvideo_core.moving_shapes.world import parse_prompt
-from magicvideo_core.prompts import Clip, clip_of_prompt
+from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage
 
 RENDERED_PROMPTS = (
@@ -32,7 +33,7 @@ def rendered_run(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     storage = Storage(Path(tmp_path_factory.mktemp("runs")) / "rendered")
     clips = [clip_of_prompt(prompt, seed) for seed, prompt in enumerate((*RENDERED_PROMPTS, FAILED_PROMPT))]
     config = load_config("tiny")
-    shards = split_shards(clips, 2)
+    shards = Shards.cut(clips, 2)
     hashes = dict.fromkeys(config.stages, "0" * 16)
     write_run_json(storage, new_run_record("rendered", config, hashes, "prompts.txt", shards))
     write_plan(storage, shards)

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.errors import PromptError
-from magicvideo_core.prompts import Clip, clip_of_prompt, read_prompts
+from magicvideo_core.prompts import clip_of_prompt, read_prompts
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "a red circle", "id": "one", "seed": 5, "topic": "shapes"},
@@ -173,3 +174,23 @@ def test_a_single_prompt_is_the_same_clip_as_its_file(tmp_path: Path) -> None:
     assert clip_of_prompt("a cat", 4) == read_prompts(_write(tmp_path, "p.csv", "prompt,seed\na cat,4\n"))[0]
     with pytest.raises(PromptError, match="empty"):
         clip_of_prompt("  ", 4)
+
+
+def test_equal_rows_are_replicas_however_their_seed_came(tmp_path: Path) -> None:
+    open_seed = read_prompts(_write(tmp_path, "a.csv", "prompt,seed\na cat,\n"))[0].seed
+    clips = read_prompts(
+        _write(tmp_path, "b.csv", f"prompt,seed,num_videos\na cat,,1\na cat,{open_seed},2\na dog,,1\n")
+    )
+    assert len({clip.clip_id for clip in clips}) == len({clip.seed for clip in clips}) == 4
+
+
+def test_a_long_file_is_read_in_pieces_that_no_reader_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magicvideo_core.prompt_files._PIECE_BYTES", 7)
+    for suffix in ("csv", "jsonl"):
+        assert len(read_prompts(_write(tmp_path, f"p.{suffix}", FILES[suffix]))) == 2
+    clips = read_prompts(
+        _write(tmp_path, "p.csv", '\ufeffprompt,note\r\n"a\r\nb",x\r\nlong enough a prompt,"y\nz"\r\n')
+    )
+    assert [(clip.prompt, clip.extra["note"]) for clip in clips] == [("a\r\nb", "x"), ("long enough a prompt", "y\nz")]
+    with pytest.raises(PromptError, match=r"row 4: byte 0xff is not UTF-8"):
+        read_prompts(_write(tmp_path, "q.txt", b"a first one\na second one\na third one\n\xff\n"))

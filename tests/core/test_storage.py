@@ -39,6 +39,14 @@ def test_what_is_written_is_read_listed_and_deleted(storage: Storage) -> None:
         storage.read("run.json")
 
 
+def test_a_full_folder_is_listed_by_the_beginning_of_names(storage: Storage) -> None:
+    for key in ("m/shard-1.a", "m/shard-1.b", "m/shard-10.a", "m/shard-1.c/d", "n/shard-1.a"):
+        storage.write(key, key.encode())
+    found = storage.list("m", name_prefix="shard-1.")
+    assert [key for key in found if not key.endswith("/d")] == ["m/shard-1.a", "m/shard-1.b"]
+    assert storage.list("nothing", name_prefix="shard-1.") == []
+
+
 def test_writing_again_replaces(storage: Storage) -> None:
     storage.write("key", b"old")
     storage.write("key", b"new")

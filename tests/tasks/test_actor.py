@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.errors import StorageUnavailableError
 from magicvideo_core.manifest.journal import list_records
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.media import decode_image
-from magicvideo_core.prompts import Clip, clip_of_prompt
+from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage, StoredObject, read_uri
 from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob
 from tasks.pools.failures import Action

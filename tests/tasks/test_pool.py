@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import ray.exceptions
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import (
     PoolExhaustedError,
@@ -17,7 +18,6 @@ from magicvideo_core.errors import (
     WeightsError,
 )
 from magicvideo_core.manifest.schema import ManifestRow, Status
-from magicvideo_core.prompts import Clip
 from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
 from tasks.pools.failures import Action
 from tasks.pools.pool import PoolHooks, StagePool

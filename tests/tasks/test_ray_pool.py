@@ -5,10 +5,11 @@ import signal
 from functools import partial
 from pathlib import Path
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.manifest.journal import list_records, read_records, write_record
 from magicvideo_core.manifest.schema import ManifestRow, Status
-from magicvideo_core.prompts import Clip, clip_of_prompt
+from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage
 from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool

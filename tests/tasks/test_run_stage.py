@@ -88,6 +88,8 @@ class InlineEngine:
             for stage in self.run.config.stages:
                 complete_shard(self, stage, shard_id)
         publish_run(self.run)
+        # The live table has counted each clip once, also those that were reopened or made again for a later stage.
+        assert not any(counts.pending or counts.running for counts in self.board.snapshot().values())
         return sorted(self.computed)
 
 
@@ -115,6 +117,17 @@ def all_rows(storage: Storage) -> list[ManifestRow]:
     rows = [row for key in list_manifests(storage) for row in read_manifest(storage, key)]
     assert max(Counter((row.stage, row.clip_id, row.attempt) for row in rows).values()) == 1
     return rows
+
+
+def test_the_same_prompt_file_is_not_derived_again(request_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    InlineEngine(resolve_run(request_of())).work()
+    monkeypatch.setattr("tasks.resolve.read_prompts", lambda *args, **options: pytest.fail("the plan is there"))
+    run = resolve_run(request_of())
+    assert [clip.source_id for clip in run.shards.clips] == ["first", "second", "third"]
+    # A part of the plan is gone: the clips are needed.
+    run.storage.delete(layout.plan_key(1))
+    with pytest.raises(pytest.fail.Exception):
+        resolve_run(request_of())
 
 
 def test_a_resumed_run_does_nothing_twice(request_of: Any) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from flows.options import generate_command
+from magicvideo_core.clips import Clip
 from magicvideo_core.errors import InputError, RunStoppedError
-from magicvideo_core.prompts import Clip
 from tasks.pools.actor import ClipWork
 from tasks.pools.pool import StagePool
 from tasks.resolve import RunRequest, resolve_run

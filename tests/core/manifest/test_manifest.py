@@ -11,15 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from magicvideo_core import ids
+from magicvideo_core.clips import Clip, ClipTable, Shards
 from magicvideo_core.config import load_config
 from magicvideo_core.errors import InputError, RunError
 from magicvideo_core.manifest import layout
 from magicvideo_core.manifest.journal import list_records, read_records, write_record
-from magicvideo_core.manifest.plan import list_shards, read_plan, split_shards, write_plan
-from magicvideo_core.manifest.run_record import clips_hash, new_run_record, read_run_json, write_run_json
+from magicvideo_core.manifest.plan import list_shards, read_plan, write_plan
+from magicvideo_core.manifest.run_record import new_run_record, read_run_json, write_run_json
 from magicvideo_core.manifest.schema import MANIFEST_SCHEMA, ManifestRow
 from magicvideo_core.manifest.table import last_attempt, read_manifests, write_manifest
-from magicvideo_core.prompts import Clip, clip_of_prompt
+from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage
 
 CONTRACT = [
@@ -139,11 +141,11 @@ def test_artifacts_of_different_bytes_have_different_keys() -> None:
 
 def test_plans_keep_clips_and_their_order(storage: Storage) -> None:
     clips = [Clip(f"c{index}", "ä cat", "blur", index, extra={"topic": [1, None, "x"]}) for index in range(5)]
-    shards = split_shards(clips, 2)
+    shards = Shards.cut(clips, 2)
     assert [len(shard) for shard in shards] == [2, 2, 1]
     write_plan(storage, shards)
     assert list_shards(storage) == [0, 1, 2]
-    assert [read_plan(storage, shard_id) for shard_id in range(3)] == shards
+    assert [read_plan(storage, shard_id) for shard_id in range(3)] == list(shards)
     before = storage.read(layout.plan_key(0))
     write_plan(storage, shards)
     assert storage.read(layout.plan_key(0)) == before
@@ -152,12 +154,14 @@ def test_plans_keep_clips_and_their_order(storage: Storage) -> None:
 def test_the_run_record_comes_back_without_secrets(storage: Storage) -> None:
     clips = [clip_of_prompt(text, 1) for text in ("a cat", "a dog", "a fish")]
     record = new_run_record(
-        "r1", load_config(), {"t2i": "00"}, "https://me:passw0rd@host/p.csv?token=secret", split_shards(clips, 2)
+        "r1", load_config(), {"t2i": "00"}, "https://me:passw0rd@host/p.csv?token=secret", Shards.cut(clips, 2)
     )
     write_run_json(storage, record)
     assert read_run_json(storage) == record
     assert (record.num_clips, record.num_shards, record.config_hash) == (3, 2, load_config().hash())
-    assert record.clips_hash == clips_hash(clips[::-1])
+    assert (
+        record.clips_hash == ClipTable.of(clips[::-1]).hash() == ids.short_hash(sorted(clip.clip_id for clip in clips))
+    )
     text = storage.read("run.json").decode()
     assert "https://host/p.csv" in text
     assert "secret" not in text

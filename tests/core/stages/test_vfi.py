@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.errors import GateError, InputError, NonFiniteError, WeightsError
 from magicvideo_core.interpolate import interpolate_file
 from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png
 from magicvideo_core.models.interpolator import Interpolator, InterpolatorConfig, save_interpolator
-from magicvideo_core.prompts import Clip
 from magicvideo_core.stages.base import StageItem
 from magicvideo_core.stages.vfi import VFIStage, interpolate_frames
 
