@@ -148,10 +148,16 @@ class V2VConfig(I2VConfig):
 
 
 class VFIConfig(_StageConfig):
-    """Refined frames to the finished video: `(num_frames - 1) * interp_factor + 1` frames."""
+    """Refined frames to the finished video: `(num_frames - 1) * interp_factor + 1` frames.
+
+    Two neighbours of which more than `cut_threshold` (0..1) has no counterpart are a cut, whose frames are repeated; 1 finds
+    none. Pairs are interpolated together up to `batch_pixels`, one at least.
+    """
 
     backend: Literal["edsc", "fake"] = "edsc"
     interp_factor: int = Field(default=3, ge=1, le=16)
+    cut_threshold: float = Field(default=0.42, gt=0.0, le=1.0)
+    batch_pixels: int = Field(default=2**18, ge=1)
     fps: float = Field(default=24.0, gt=0.0, le=240.0)
     crf: int = Field(default=14, ge=0, le=51)
     x264_preset: X264Preset = "medium"

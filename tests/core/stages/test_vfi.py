@@ -14,6 +14,7 @@ from magicvideo_core.interpolate import interpolate_file
 from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png
 from magicvideo_core.models.interpolator import Interpolator, InterpolatorConfig, save_interpolator
 from magicvideo_core.stages.base import StageItem
+from magicvideo_core.stages.scene_cuts import cut_scores
 from magicvideo_core.stages.vfi import VFIStage, interpolate_frames
 
 
@@ -89,6 +90,63 @@ def test_frames_that_are_not_finite_are_refused() -> None:
         model.bias.bias.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match=r"interp_time 0\.333"):
         list(interpolate_frames(model, moving_frames(2), 3))
+
+
+def test_a_cut_is_kept_and_fast_motion_is_none(stage: VFIStage) -> None:
+    """On textures that move a fifth of the frame's height, and between two of them that have nothing in common."""
+    one, other = (random_texture(seed) for seed in (1, 2))
+    given = np.stack([one[:, :40], one[:, 8:48], other[:, :40], other[:, 8:48]])
+    frames = np.stack(list(stage.interpolate(given, 4)))
+    assert len(frames) == 13
+    np.testing.assert_array_equal(frames[[5, 6]], given[[1, 1]])
+    np.testing.assert_array_equal(frames[7], given[2])
+    for index in (1, 2, 3, 9, 10, 11):
+        assert not (frames[index] == given).all(axis=(1, 2, 3)).any()
+    # The setting at its end: nothing is a cut.
+    uncut = np.stack(list(interpolate_frames(stage._model, given, 4)))
+    assert not (uncut[6] == given).all(axis=(1, 2, 3)).any()
+
+
+def random_texture(seed: int) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    return coarse.repeat(4, axis=0).repeat(4, axis=1)
+
+
+def test_a_flash_and_flat_frames_are_no_cuts_and_other_colours_are() -> None:
+    def score(first: np.ndarray, second: np.ndarray) -> float:
+        return float(cut_scores(*(torch.from_numpy(each).permute(2, 0, 1)[None].float() for each in (first, second))))
+
+    texture, black = random_texture(1), np.zeros((9, 13, 3), dtype=np.uint8)
+    assert score(texture // 2, texture // 2 + 100) < 0.1
+    assert score(black, black) == 0
+    assert score(black, black + 255) < 0.1
+    assert score(black, black + np.array([200, 0, 0], dtype=np.uint8)) > 0.9
+    assert score(black[:1, :2], black[:1, :2]) == 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (7, 5), (33, 17)])
+@pytest.mark.parametrize("colours", [(0, 0), (255, 255), (0, 255)])
+def test_any_size_and_black_and_white_frames(
+    stage: VFIStage, height: int, width: int, colours: tuple[int, int]
+) -> None:
+    given = np.stack([np.full((height, width, 3), colour, dtype=np.uint8) for colour in colours])
+    frames = np.stack(list(stage.interpolate(given, 3)))
+    assert frames.shape == (4, height, width, 3)
+    np.testing.assert_array_equal(frames[::3], given)
+    if colours[0] == colours[1]:
+        np.testing.assert_array_equal(frames[1:3], given)
+
+
+def test_pairs_taken_together_are_as_taken_alone(stage: VFIStage) -> None:
+    given = moving_frames(6)
+    given[3] = given[2]
+    alone, together = (
+        np.stack(list(interpolate_frames(stage._model, given, 3, batch_pixels=pixels))).astype(int)
+        for pixels in (1, 4 * 16 * 24)
+    )
+    assert together.shape == (16, 16, 24, 3)
+    assert np.abs(alone - together).max() <= 1
+    np.testing.assert_array_equal(together[::3], given)
 
 
 def test_hub_weights_are_refused(config: RunConfig) -> None:
