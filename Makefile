@@ -38,6 +38,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/bench/pipeline.py
 	$(BIN)/python tests/bench/clip.py
 	$(BIN)/python tests/bench/vfi.py
+	$(BIN)/python tests/bench/vfi_speed.py
 	$(BIN)/python tests/bench/demo.py
 
 drills: $(STAMP)

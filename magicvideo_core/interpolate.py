@@ -13,6 +13,7 @@ from magicvideo_core.config import RunConfig
 from magicvideo_core.errors import InputError, MediaError, StorageUnavailableError
 from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png
 from magicvideo_core.stages.base import Frames, keyframe_fps
+from magicvideo_core.stages.registry import create_stage
 from magicvideo_core.storage import Storage, check_writable, expand_uri, is_local, local_path, read_uri
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -87,7 +88,9 @@ def _finished_frames(frames_THWC_u8: Frames, factor: int, config: RunConfig) -> 
 
     from magicvideo_core.stages.vfi import VFIStage
 
-    stage = VFIStage(config)
+    stage = create_stage("vfi", config)
+    if not isinstance(stage, VFIStage):
+        raise InputError(f"vfi.backend = {config.vfi.backend!r} interpolates no files; choose edsc or rife.")
     found = "cuda" if torch.cuda.is_available() else "cpu"
     stage.load(found if config.device == "auto" else config.device)
     yield from stage.interpolate(frames_THWC_u8, factor)

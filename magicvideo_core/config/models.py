@@ -154,7 +154,7 @@ class VFIConfig(_StageConfig):
     none. Pairs are interpolated together up to `batch_pixels`, one at least.
     """
 
-    backend: Literal["edsc", "fake"] = "edsc"
+    backend: Literal["edsc", "rife", "fake"] = "edsc"
     interp_factor: int = Field(default=3, ge=1, le=16)
     cut_threshold: float = Field(default=0.42, gt=0.0, le=1.0)
     batch_pixels: int = Field(default=2**18, ge=1)

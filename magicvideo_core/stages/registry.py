@@ -14,6 +14,7 @@ _BACKENDS = {
     ("i2v", "diffusers"): "magicvideo_core.stages.i2v:I2VStage",
     ("v2v", "diffusers"): "magicvideo_core.stages.v2v:V2VStage",
     ("vfi", "edsc"): "magicvideo_core.stages.vfi:VFIStage",
+    ("vfi", "rife"): "magicvideo_core.stages.rife:RifeStage",
 }
 # Pools, gates and the fake's manners decide whether and when a clip is made, not its bytes. Weights count by digest.
 _NOT_IN_RECIPE = {"pool", "gate", "fake", "revision"}
