@@ -19,8 +19,10 @@ from flows.finished_runs import retry, verify
 from flows.one_video import encoder_for, split_uri
 from flows.options import (
     config_options,
+    forecast_options,
     generate_command,
     json_option,
+    machine_options,
     make_request,
     reuse_option,
     run_options,
@@ -28,6 +30,7 @@ from flows.options import (
 )
 from flows.terminal import (
     error_console,
+    forecast_table,
     log_to_stderr,
     plan_table,
     print_error,
@@ -56,6 +59,7 @@ def cli() -> None:
 @run_options
 @stop_options
 @reuse_option
+@forecast_options
 @json_option
 def generate(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     """Turn PROMPTS (.txt, .csv, .jsonl, .parquet; path, URL, glob or -) into videos.
@@ -93,14 +97,31 @@ cli.add_command(verify)
 @click.option("--output", default="runs", metavar="URI", help="Where the run would lie, to see what is left of it.")
 @run_options
 @reuse_option
+@forecast_options
+@machine_options
 @json_option
-def plan(prompts: str, output: str, as_json: bool, **options: Any) -> int:
-    """Say what `generate` would do with PROMPTS: clips, shards and pools. Writes nothing."""
+def plan(
+    prompts: str,
+    output: str,
+    as_json: bool,
+    calibrate: int | None,
+    gpus: int | None,
+    cpus: int | None,
+    gpu_memory_gib: float | None,
+    **options: Any,
+) -> int:
+    """Say what `generate` would do with PROMPTS: clips, shards, pools, and what it would take. Writes nothing."""
+    from tasks.costs import calibrate as measure
+    from tasks.forecast import Machines, resources_here
     from tasks.status import describe_plan
 
+    if calibrate is not None and options["timings"] is not None:
+        raise InputError("--calibrate measures what --timings says: give one of the two.")
     run = resolve_run(make_request(prompts, output, options), probe_output=False)
     _warn_of_unknown_words(run.shards.clips.distinct("prompt"), run.config)
-    description = describe_plan(run)
+    given = {name: float(number) for name, number in (("GPU", gpus), ("CPU", cpus)) if number is not None}
+    machines = Machines({**resources_here(), **given}, options["price_per_gpu_hour"], gpu_memory_gib)
+    description = describe_plan(run, machines, None if calibrate is None else measure(run, calibrate))
     if as_json:
         print_json(description)
         return DONE
@@ -112,7 +133,14 @@ def plan(prompts: str, output: str, as_json: bool, **options: Any) -> int:
     if description["reusable"]:
         counts = ", ".join(f"{stage} {count}" for stage, count in description["reusable"].items())
         print(f"Clips that {options['reuse']} has done by the same recipe: {counts}.")
-    print(f"There is {description['forecast_note']}.")
+    if description["forecast"]:
+        print_tables(forecast_table(description["forecast"]))
+        if better := description["forecast"]["better"]:
+            words = " ".join(f"--set {setting}" for setting in better["settings"])
+            print(f"{better['clips_per_hour']:g} clips an hour on these GPUs with: {words}")
+        print(f"Give generate these times, to size its pools by them: --timings {description['timings']}")
+    else:
+        print(f"There is {description['forecast_note']}.")
     return DONE
 
 
@@ -128,6 +156,8 @@ def status(run_uri: str, as_json: bool) -> int:
         print_json(found)
         return DONE
     print_tables(stage_table(found["stages"]))
+    if found["forecast"] or found["actual"]["clips_per_hour"]:
+        print_tables(forecast_table(found["forecast"], found["actual"]))
     left = f"{found['left']} (clip, stage) pairs left" if found["left"] else "finished"
     print(f"{found['num_clips']} clips in {found['num_shards']} shards, {left}: {found['run_uri']}")
     return DONE

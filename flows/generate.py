@@ -30,11 +30,14 @@ def generate(
     max_gpu_hours: float | None = None,
     deadline: str | None = None,
     reuse: str | None = None,
+    timings: str | None = None,
+    price_per_gpu_hour: float | None = None,
 ) -> dict[str, Any]:
     """Turn a prompt set into videos below `output`; returns the summary of the run.
 
     With the `run_id` of an interrupted run it does what is left of it. With `reuse`, the URI of another run, the stages
-    that it made by the same recipe are taken over. A clip that fails is a row, not an exception. Raises RunStoppedError
+    that it made by the same recipe are taken over. Pools are sized and the forecast is made by `timings`. A clip that
+    fails is a row, not an exception. Raises RunStoppedError
     where `max_gpu_hours` or `deadline` is reached before the end.
     """
     request = RunRequest(
@@ -49,6 +52,8 @@ def generate(
         max_gpu_hours=max_gpu_hours,
         deadline=deadline,
         reuse=reuse,
+        timings=timings,
+        price_per_gpu_hour=price_per_gpu_hour,
     )
     with open_engine(request) as engine:
         uri = engine.run.uri

@@ -35,6 +35,28 @@ _STOP_OPTIONS = (
 reuse_option = click.option(
     "--reuse", metavar="RUN_URI", help="Take over finished stages of that run whose recipe is the same."
 )
+_FORECAST_OPTIONS = (
+    click.option(
+        "--timings",
+        metavar="RUN_URI|t2i=S,...",
+        help="Seconds per clip in each stage, or a run that has measured them: pools are sized by it, time forecast.",
+    ),
+    click.option(
+        "--price-per-gpu-hour", type=click.FloatRange(min=0), metavar="X", help="For the cost in the forecast."
+    ),
+)
+_MACHINE_OPTIONS = (
+    click.option("--calibrate", type=click.IntRange(min=1), metavar="N", help="Measure with the first N clips, here."),
+    click.option(
+        "--gpus", type=click.IntRange(min=0), metavar="N", help="GPUs to forecast for; this machine's if not given."
+    ),
+    click.option(
+        "--cpus", type=click.IntRange(min=1), metavar="N", help="CPUs to forecast for; this machine's if not given."
+    ),
+    click.option(
+        "--gpu-memory-gib", type=click.FloatRange(min=0, min_open=True), metavar="X", help="What a GPU has room for."
+    ),
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
@@ -53,6 +75,16 @@ def stop_options(command: Command) -> Command:
     return _add(command, _STOP_OPTIONS)
 
 
+def forecast_options(command: Command) -> Command:
+    """Add --timings and --price-per-gpu-hour."""
+    return _add(command, _FORECAST_OPTIONS)
+
+
+def machine_options(command: Command) -> Command:
+    """Add --calibrate, --gpus, --cpus and --gpu-memory-gib."""
+    return _add(command, _MACHINE_OPTIONS)
+
+
 def make_request(prompts: str, output: str, options: dict[str, Any]) -> RunRequest:
     """Return the request that the options of `run_options` stand for."""
     return RunRequest(prompts, output, **{**options, "overrides": tuple(options["overrides"])})
@@ -68,6 +100,9 @@ def generate_command(request: RunRequest, run_id: str) -> list[str]:
     words += [] if request.shard_size is None else ["--shard-size", str(request.shard_size)]
     words += [] if request.stages is None else ["--stages", request.stages]
     words += [] if request.reuse is None else ["--reuse", request.reuse]
+    words += [] if request.timings is None else ["--timings", request.timings]
+    if request.price_per_gpu_hour is not None:
+        words += ["--price-per-gpu-hour", f"{request.price_per_gpu_hour:g}"]
     return words + stop_words(request.max_gpu_hours, request.deadline)
 
 

@@ -4,7 +4,8 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,24 @@ from rich.table import Table
 from magicvideo_core.redact import RedactingFilter, redact
 from tasks.progress import ProgressBoard
 
+# Title, name in the forecast, and how its value is shown.
+_FORECAST_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    (
+        "seconds per clip",
+        "seconds_per_clip",
+        lambda each: ", ".join(f"{key} {value:.3g}" for key, value in each.items()),
+    ),
+    ("measured", "source", str),
+    ("on", "resources", lambda each: ", ".join(f"{value:g} {key}s" for key, value in each.items())),
+    ("actors", "actors", lambda each: ", ".join(f"{key} {value}" for key, value in each.items())),
+    ("bottleneck", "bottleneck", str),
+    ("clips per hour", "clips_per_hour", lambda value: f"{value:,.4g}"),
+    ("wall time", "wall_s", lambda value: str(timedelta(seconds=round(value)))),
+    ("GPU-hours busy", "busy_gpu_hours", lambda value: f"{value:,.3f}"),
+    ("GPU-hours held", "held_gpu_hours", lambda value: f"{value:,.3f}"),
+    ("storage", "storage_bytes", lambda value: f"{value / 1e9:,.3f} GB"),
+    ("cost", "cost", lambda value: f"{value:,.2f}"),
+)
 _COUNTS = ("pending", "running", "succeeded", "failed", "quarantined", "skipped")
 
 
@@ -112,6 +131,18 @@ def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:
         seconds = counts["seconds_per_clip"]
         cells = [str(counts[name]) if counts[name] else "·" for name in _COUNTS]
         table.add_row(stage, *cells, "·" if seconds is None else f"{seconds:.2f}")
+    return table
+
+
+def forecast_table(forecast: Mapping[str, Any] | None, actual: Mapping[str, Any] | None = None) -> Table:
+    """Return a forecast, what a run took so far, or both beside each other."""
+    columns = {"forecast": forecast, "actual": actual}
+    shown = {name: values for name, values in columns.items() if values is not None}
+    table = Table("", *shown, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title, name, show in _FORECAST_ROWS:
+        cells = [show(values[name]) if values.get(name) is not None else "·" for values in shown.values()]
+        if set(cells) != {"·"}:
+            table.add_row(title, *cells)
     return table
 
 

@@ -59,7 +59,8 @@ class ClipTable(Sequence[Clip]):
     """An immutable sequence of clips; a slice of it shares its memory. `columns` has `CLIP_SCHEMA`'s, in any chunks."""
 
     def __init__(self, columns: pa.Table) -> None:
-        self.columns = columns.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
+        fits = columns.schema.equals(CLIP_SCHEMA)
+        self.columns = columns if fits else columns.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
 
     @classmethod
     def of(cls, clips: Iterable[Clip]) -> ClipTable:

@@ -8,6 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from magicvideo_core.errors import RunError
+from magicvideo_core.manifest.outlay import actual
+from magicvideo_core.manifest.run_record import read_run_json
 from magicvideo_core.manifest.savings import savings
 from magicvideo_core.manifest.scan import clip_ids, has_status, scan_run
 from magicvideo_core.manifest.session import read_sessions
@@ -32,6 +34,8 @@ def publish_run(run: ResolvedRun) -> dict[str, Any]:
     """Check the manifests, write the report and return the summary. Raises RunError where rows are missing."""
     sessions = read_sessions(run.storage)
     tally, retried = _check_complete(run, Tally(sessions))
+    # As it was written with the run, before any work.
+    expected = read_run_json(run.storage).forecast
     counts = count_tally(run.config.stages, run.num_clips, tally)
     summary = {
         "run_id": run.run_id,
@@ -40,6 +44,8 @@ def publish_run(run: ResolvedRun) -> dict[str, Any]:
         "succeeded": all_succeeded(counts),
         "stages": {stage: stage_counts.to_json() for stage, stage_counts in counts.items()},
         "failures": [asdict(failure) for failure in tally.failures()],
+        "forecast": expected,
+        "actual": actual(tally, run.config.stages[-1], expected),
         "saved": savings(sessions, tally).to_json(),
         "report_uri": _write_report(run.storage),
     }

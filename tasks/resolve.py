@@ -20,6 +20,7 @@ from magicvideo_core.prompts import read_prompts
 from magicvideo_core.stages.given import is_given
 from magicvideo_core.stages.registry import recipe_hashes
 from magicvideo_core.storage import Storage, check_writable
+from tasks.costs import Costs, read_costs
 from tasks.stop_conditions import StopConditions, parse_stop_conditions
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class RunRequest:
     max_gpu_hours: float | None = None
     deadline: str | None = None
     reuse: str | None = None
+    timings: str | None = None
+    price_per_gpu_hour: float | None = None
 
     def stop_conditions(self) -> StopConditions:
         """Return when to start no more work, durations counted from now. Raises InputError."""
@@ -73,7 +76,7 @@ class ResolvedRun:
     """A run that can start or continue: checked, and complete in everything that decides its output.
 
     `unplanned` are the shards without a readable plan in storage. A `selection` limits the work to some clips.
-    `reuse` is the URI of a run whose finished stages may be taken over.
+    `reuse` is the URI of a run whose finished stages may be taken over. `costs` are what its pools are sized by.
     """
 
     storage: Storage
@@ -83,6 +86,8 @@ class ResolvedRun:
     unplanned: tuple[int, ...] = ()
     selection: Selection | None = None
     reuse: str | None = None
+    costs: Costs | None = None
+    price_per_gpu_hour: float | None = None
 
     @property
     def run_id(self) -> str:
@@ -133,6 +138,7 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
     run_id = check_run_id(request.run_id) if request.run_id is not None else new_run_id()
     prompts = PromptFiles(request.prompts)
     hashes = recipe_hashes(config)
+    costs = read_costs(request.timings, config) if request.timings is not None else None
     storage = Storage(f"{request.output.rstrip('/')}/{run_id}")
     if probe_output:
         check_writable(storage.uri)
@@ -141,9 +147,8 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
     record = find_record(storage)
     is_new = record is None
     stored = read_shards(storage)
-    clips = _planned_clips(record, stored, prompts.hash())
-    if clips is None:
-        clips = read_prompts(prompts, base_seed=config.seed)
+    planned = _planned_clips(record, stored, prompts.hash())
+    clips = read_prompts(prompts, base_seed=config.seed) if planned is None else planned
     _check_starts(clips, config)
     shards = Shards.cut(clips, config.shard_size)
     if record is None:
@@ -154,7 +159,7 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
         _check_remains(storage, stored, record, clips)
     unplanned = tuple(shard_id for shard_id in range(len(shards)) if shard_id not in stored)
     # The first writing of the plan may have been cut short: what is there is kept, the rest follows from the clips.
-    if any(clips != shards[shard_id] for shard_id, clips in stored.items() if shard_id < len(shards)):
+    if planned is None and any(stored[i] != shards[i] for i in stored if i < len(shards)):
         shards = Shards.of(stored.get(shard_id, shard) for shard_id, shard in enumerate(shards))
         if shards.clips.hash() != record.clips_hash:
             raise RunError(
@@ -168,6 +173,8 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
         is_new=is_new,
         unplanned=unplanned,
         reuse=request.reuse,
+        costs=costs,
+        price_per_gpu_hour=request.price_per_gpu_hour,
     )
 
 

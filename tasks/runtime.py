@@ -7,11 +7,12 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from magicvideo_core.errors import RunError, RunStoppedError
 from magicvideo_core.manifest.inventory import Inventory
@@ -19,6 +20,7 @@ from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import run_json_key
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.manifest.session import Session, open_session
+from tasks.forecast import Machines, forecast
 from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
@@ -59,6 +61,7 @@ class Engine:
         self._pools: Future[dict[str, StagePool]] = Future()
         self._made: list[StagePool] = []
         self._session: Session | None = None
+        self._resources: Mapping[str, float] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
         self._thread.start()
@@ -79,6 +82,16 @@ class Engine:
         with self._lock:
             if self._stop_reason is not None:
                 raise self._stop_reason
+
+    def forecast(self) -> dict[str, Any] | None:
+        """Return what the run is expected to take on this cluster, None where nothing is known of its costs."""
+        self._pools.result()
+        if self.run.costs is None:
+            return None
+        num_clips = dict.fromkeys(self.run.config.stages, self.run.num_clips_to_work_on)
+        # Of Ray's own resources (nodes, memory) no pool takes anything.
+        shown = {name: amount for name, amount in self._resources.items() if ":" not in name and "memory" not in name}
+        return forecast(self.run.config, num_clips, self.run.costs, Machines(shown, self.run.price_per_gpu_hour))
 
     def take_run(self) -> None:
         """Open this process's session on the run; from here on, objects are written.
@@ -158,7 +171,9 @@ class Engine:
 
         config = self.run.config
         pool_configs = {stage: config.stage(stage).pool for stage in config.stages}
-        sizes = size_pools(pool_configs, ray.cluster_resources(), self.run.num_clips_to_work_on)
+        costs, num_clips, self._resources = self.run.costs, self.run.num_clips_to_work_on, ray.cluster_resources()
+        seconds = None if costs is None else {stage: costs.stages[stage].seconds for stage in config.stages}
+        sizes = size_pools(pool_configs, self._resources, num_clips, seconds)
         with self._lock:
             if self._stop_reason is not None:
                 raise self._stop_reason

@@ -41,11 +41,12 @@ def table_from_parquet(data: bytes, uri: str, schema: pa.Schema | None = None) -
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         if schema is None:
             return file.read(use_threads=False)
-        there = set(file.schema_arrow.names)
-        table = file.read([name for name in schema.names if name in there], use_threads=False)
-        for name in (name for name in schema.names if name not in there):
+        # Names that are not there are passed over.
+        table = file.read(schema.names, use_threads=False)
+        for name in set(schema.names) - set(table.column_names):
             table = table.append_column(schema.field(name), pa.nulls(table.num_rows, schema.field(name).type))
-        return table.select(schema.names).cast(schema)
+        table = table.select(schema.names)
+        return table if table.schema.equals(schema) else table.cast(schema)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise UnreadableError(f"{uri} ({len(data)} bytes): {first_line(error)}") from None
 

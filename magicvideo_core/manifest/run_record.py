@@ -24,6 +24,7 @@ class RunRecord:
     """The content of `run.json`; `clips_hash` is over the set of clips, whatever their order or shards.
 
     `prompts_hash` is over the bytes of the prompt files: where it is the same, the plan need not be derived again.
+    `forecast` is what the run was expected to take, as plain JSON values; None where nothing was known of its costs.
     """
 
     run_id: str
@@ -38,6 +39,7 @@ class RunRecord:
     versions: dict[str, str]
     schema_version: int = SCHEMA_VERSION
     prompts_hash: str = ""
+    forecast: dict[str, Any] | None = None
 
 
 def new_run_record(

@@ -36,9 +36,7 @@ def savings(sessions: Sequence[SessionRecord], tally: Tally) -> Savings:
     """
     reused = tally.select(is_reused=True)
     continued = [
-        session
-        for number, session in enumerate(sessions)
-        if session.found_done.clip_stages and tally.computed_by_session[number]
+        session for number, session in enumerate(sessions) if session.found_done.clip_stages and number in tally.spans
     ]
     return Savings(
         num_continued=len(continued),

@@ -74,6 +74,8 @@ def clip_ids(rows: pa.Table) -> list[str]:
 
 def has_status(rows: pa.Table, *statuses: str) -> Any:
     """Return for each row, as Arrow booleans, whether it has one of these statuses."""
+    if len(statuses) == 1:
+        return pc.equal(rows["status"], pa.scalar(statuses[0]))
     return pc.is_in(rows["status"], value_set=pa.array(statuses, pa.string()))
 
 
@@ -123,18 +125,20 @@ def _latest(tables: Sequence[pa.Table]) -> pa.Table | None:
 def without_stale_skips(tables: Mapping[str, pa.Table], stages: Sequence[str]) -> dict[str, pa.Table]:
     """Drop rows that say `skipped` though nothing that their stage reads stands in the way, stage after stage."""
     kept: dict[str, pa.Table] = {}
+    # By stage: the clips that it did not make.
+    broken: dict[str, Any] = {}
     for stage in stages:
         if (table := tables.get(stage)) is None:
             continue
         is_skipped = has_status(table, "skipped")
         if pc.any(is_skipped).as_py():
-            broken: set[str] = set()
-            for name in reads(stage, stages):
-                if (before := kept.get(name)) is not None:
-                    broken.update(clip_ids(before.filter(pc.invert(has_status(before, "succeeded")))))
-            has_reason: Any = pc.is_in(table["clip_id"], value_set=pa.array(sorted(broken), pa.string()))
-            keep: Any = pc.or_(pc.invert(is_skipped), has_reason)
-            table = table.filter(keep)
+            before = [broken[name] for name in reads(stage, stages) if name in broken]
+            reasons = pa.chunked_array([chunk for each in before for chunk in each.chunks], pa.string())
+            keep: Any = pc.or_(pc.invert(is_skipped), pc.is_in(table["clip_id"], value_set=reasons))
+            # Filtering copies, and seldom is there anything to drop.
+            if not pc.all(keep).as_py():
+                table = table.filter(keep)
         if table.num_rows:
             kept[stage] = table
+            broken[stage] = table["clip_id"].filter(pc.invert(has_status(table, "succeeded")))
     return kept

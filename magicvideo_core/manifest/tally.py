@@ -58,9 +58,8 @@ class Tally:
 
     def __init__(self, sessions: Sequence[SessionRecord] = ()) -> None:
         self.sums: dict[Kind, Sum] = defaultdict(Sum)
-        self.computed_by_session: Counter[int] = Counter()
-        self.started_at: datetime | None = None
-        self.ended_at: datetime | None = None
+        # By number of the session, from 0 (-1: before the first): start and end of what it computed.
+        self.spans: dict[int, tuple[datetime, datetime]] = {}
         self._starts_us = np.array([_us(datetime.fromisoformat(each.started_at)) for each in sessions], np.int64)
 
     @classmethod
@@ -111,15 +110,22 @@ class Tally:
             counts, key=lambda each: (STAGES.index(each.stage), -each.num_clips, each.error_type, each.status)
         )
 
+    def wall_s(self) -> float:
+        """Return the seconds in which the sessions computed, from the first clip to the last of each."""
+        return sum((last - first).total_seconds() for first, last in self.spans.values())
+
     def _add_times(self, rows: pa.Table) -> None:
         starts_us = rows["started_at"].cast(pa.int64()).to_numpy()
-        ends_us = starts_us + np.nan_to_num(rows["duration_s"].to_numpy() * 1e6).astype(np.int64)
-        first, last = _EPOCH + _span(starts_us.min()), _EPOCH + _span(ends_us.max())
-        self.started_at = min(first, self.started_at or first)
-        self.ended_at = max(last, self.ended_at or last)
+        ends_us = starts_us + (np.nan_to_num(rows["duration_s"].to_numpy()) * 1e6).astype(np.int64)
         # The session that a row was begun in: the last that had started by then.
-        numbers, counts = np.unique(np.searchsorted(self._starts_us, starts_us, side="right") - 1, return_counts=True)
-        self.computed_by_session.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+        sessions = np.searchsorted(self._starts_us, starts_us, side="right") - 1
+        for number in np.unique(sessions).tolist():
+            own = sessions == number
+            first, last = (
+                _EPOCH + timedelta(microseconds=int(us)) for us in (starts_us[own].min(), ends_us[own].max())
+            )
+            before = self.spans.get(number, (first, last))
+            self.spans[number] = min(first, before[0]), max(last, before[1])
 
 
 def tally_run(storage: Storage, stages: Sequence[str], sessions: Sequence[SessionRecord] = ()) -> Tally:
@@ -133,7 +139,3 @@ def tally_run(storage: Storage, stages: Sequence[str], sessions: Sequence[Sessio
 
 def _us(at: datetime) -> int:
     return (at - _EPOCH) // timedelta(microseconds=1)
-
-
-def _span(us: np.int64) -> timedelta:
-    return timedelta(microseconds=int(us))

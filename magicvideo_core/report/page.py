@@ -19,6 +19,15 @@ logger = logging.getLogger(__name__)
 
 STAGE_TITLES = {"t2i": "text to image", "i2v": "image to video", "v2v": "video to video", "vfi": "interpolation"}
 _POSTER_PX = 256
+# Title, name in the forecast, and unit.
+_FORECAST_ROWS = (
+    ("wall time", "wall_s", "s"),
+    ("clips per hour", "clips_per_hour", ""),
+    ("GPU-hours busy", "busy_gpu_hours", ""),
+    ("GPU-hours held", "held_gpu_hours", ""),
+    ("storage", "storage_bytes", "B"),
+    ("cost", "cost", ""),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ def render_page(run: RunView, shown: tuple[ClipView, ...], pictures: Mapping[str
         pictures=pictures,
         stage_titles=STAGE_TITLES,
         settings=settings,
+        forecast_rows=_FORECAST_ROWS,
         prompts={clip.clip_id: clip.prompt for clip in run.clips},
     )
 

@@ -6,8 +6,10 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from magicvideo_core.manifest.artifacts import artifact_key_of
+from magicvideo_core.manifest.outlay import actual
 from magicvideo_core.manifest.plan import read_shards
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
 from magicvideo_core.manifest.savings import Savings, savings
@@ -72,6 +74,7 @@ class RunView:
     span_s: float
     num_artifact_bytes: int
     saved: Savings
+    actual: dict[str, Any]
     failure_counts: tuple[FailureCount, ...]
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -106,6 +109,7 @@ def read_run(storage: Storage) -> RunView:
         span_s=span_s,
         num_artifact_bytes=sum(row.size_bytes or 0 for row in rows),
         saved=savings(sessions, tally),
+        actual=actual(tally, record.config.stages[-1], record.forecast),
         failure_counts=tuple(tally.failures()),
         counts=dict(Counter(clip.status for clip in clips)),
     )

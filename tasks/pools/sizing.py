@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from magicvideo_core.config import PoolConfig
@@ -9,14 +10,21 @@ from magicvideo_core.errors import ConfigError
 
 # Fractions of a GPU are added up in floating point: three thirds must still fit into one.
 _TOLERANCE = 1e-6
+# What processes that take turns on one GPU lose by it. An estimate until it is measured on one.
+_SHARING_LOSS = 0.03
 
 
 def size_pools(
-    pools: Mapping[str, PoolConfig], resources: Mapping[str, float], num_clips: int | None = None
+    pools: Mapping[str, PoolConfig],
+    resources: Mapping[str, float],
+    num_clips: int | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
-    """Return the number of actors per stage: every stage's floor first, then one each in turn up to its ceiling.
+    """Return the number of actors per stage that make the most clips per hour, between each pool's floor and ceiling.
 
-    `resources` are Ray's (`CPU`, `GPU`, custom ones). A stage never gets more actors than it has batches.
+    `resources` are Ray's (`CPU`, `GPU`, custom ones), `seconds` what a clip takes in each stage: the slowest stage,
+    clips per second of all its actors, gets the next actor as long as there is room for it; faster stages than the
+    slowest would only wait. Without `seconds` stages grow in turn. A stage never gets more actors than it has batches.
     Raises ConfigError naming the resource when not even the floors fit.
     """
     sizes = {stage: pool.min_actors for stage, pool in pools.items()}
@@ -27,19 +35,67 @@ def size_pools(
                 f"The pools need {needed:g} {name} at least and the cluster has {resources.get(name, 0.0):g}: "
                 f"lower {keys} or min_actors, or use a larger cluster."
             )
-    growing = True
-    while growing:
-        growing = False
-        for stage, pool in pools.items():
-            batches = math.inf if num_clips is None else math.ceil(num_clips / pool.batch_size)
-            larger = {**sizes, stage: sizes[stage] + 1}
-            fits = all(
-                needed <= resources.get(name, 0.0) + _TOLERANCE
-                for name, needed in needed_resources(pools, larger).items()
-            )
-            if sizes[stage] < min(pool.max_actors, batches) and fits:
-                sizes, growing = larger, True
-    return sizes
+
+    def may_grow(stage: str) -> bool:
+        pool = pools[stage]
+        batches = math.inf if num_clips is None else math.ceil(num_clips / pool.batch_size)
+        larger = needed_resources(pools, {**sizes, stage: sizes[stage] + 1})
+        fits = all(needed <= resources.get(name, 0.0) + _TOLERANCE for name, needed in larger.items())
+        return sizes[stage] < min(pool.max_actors, batches) and fits
+
+    while True:
+        if seconds is None:
+            growing = [stage for stage in pools if may_grow(stage)]
+            for stage in growing:
+                # The room may have gone to one before it.
+                sizes[stage] += may_grow(stage)
+        else:
+            slowest = min(pools, key=lambda stage: sizes[stage] / seconds[stage])
+            growing = [slowest] if may_grow(slowest) else []
+            sizes[slowest] += bool(growing)
+        if not growing:
+            return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A way to place the stages that take GPUs: `num_gpus` of each actor, how many of them, and what that makes."""
+
+    num_gpus: float
+    actors: Mapping[str, int]
+    clips_per_s: float
+
+    def settings(self) -> list[str]:
+        """Return it as settings of the configuration."""
+        each = {"num_gpus": f"{self.num_gpus:g}"}
+        return [
+            f"{stage}.pool.{name}={value}"
+            for stage, number in self.actors.items()
+            for name, value in {**each, "max_actors": str(number)}.items()
+        ]
+
+
+def best_layout(
+    gpu_s: Mapping[str, float], num_gpus: int, memory_gib: Mapping[str, float], gpu_memory_gib: float | None
+) -> Layout | None:
+    """Return the faster of two layouts on GPUs that are alike; None where neither has room.
+
+    Whole GPUs, each of one stage: the slowest stage decides, which on few GPUs leaves much of them idle. Or every stage
+    resident on every GPU, each actor with the same exact share 1/n (Ray places no others reliably, nor shares beside
+    whole ones): no GPU idles while any of its stages has work, and taking turns costs `_SHARING_LOSS`. `gpu_s` are
+    seconds of a whole GPU per clip, by stage; `memory_gib` what an actor of a stage keeps, where that is known.
+    """
+    layouts = []
+    if len(gpu_s) <= num_gpus:
+        actors = dict.fromkeys(gpu_s, 1)
+        for _ in range(num_gpus - len(gpu_s)):
+            actors[min(actors, key=lambda stage: actors[stage] / gpu_s[stage])] += 1
+        layouts.append(Layout(1.0, actors, min(actors[stage] / gpu_s[stage] for stage in gpu_s)))
+    if gpu_memory_gib is None or sum(memory_gib.get(stage, 0.0) for stage in gpu_s) <= gpu_memory_gib:
+        rate = num_gpus / sum(gpu_s.values()) * (1 - _SHARING_LOSS)
+        layouts.append(Layout(1 / len(gpu_s), dict.fromkeys(gpu_s, num_gpus), rate))
+    # The first of equals: whole GPUs are simpler.
+    return max(layouts, key=lambda layout: layout.clips_per_s, default=None)
 
 
 def needed_resources(pools: Mapping[str, PoolConfig], sizes: Mapping[str, int]) -> dict[str, float]:

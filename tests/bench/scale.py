@@ -205,21 +205,24 @@ def main() -> None:
     options = parser.parse_args()
     if options.inside:
         found = PARTS[options.inside](Path(options.folder))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print("\n" + json.dumps({**found, "peak_mib": round(peak)}))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        figures = {"cpu_s": round(used.ru_utime + used.ru_stime, 1), "peak_mib": round(used.ru_maxrss / 1024)}
+        print("\n" + json.dumps({**found, **figures}))
         return
     with _place(options.folder) as folder:
         if not (folder / "prompts.jsonl").exists():
             write_prompts(folder / "prompts.jsonl", options.clips)
-        print(f"{options.clips} clips in shards of {SHARD_SIZE}\n\n| part | s | peak MiB | |\n|---|---|---|---|")
+        print(
+            f"{options.clips} clips in shards of {SHARD_SIZE}\n\n| part | s | s of CPU | peak MiB | |\n|---|---|---|---|---|"
+        )
         for part in options.parts.split(","):
             started_s = time.monotonic()
             command = [sys.executable, __file__, "--inside", part, "--folder", str(folder)]
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             took_s = time.monotonic() - started_s
             found = json.loads(printed.splitlines()[-1])
-            peak = found.pop("peak_mib")
-            print(f"| {part} | {took_s:.1f} | {peak} | {', '.join(f'{k} {v}' for k, v in found.items())} |", flush=True)
+            figures = f"{took_s:.1f} | {found.pop('cpu_s')} | {found.pop('peak_mib')}"
+            print(f"| {part} | {figures} | {', '.join(f'{k} {v}' for k, v in found.items())} |", flush=True)
 
 
 if __name__ == "__main__":

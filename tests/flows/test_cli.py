@@ -148,7 +148,17 @@ def test_plan_counts_and_writes_nothing(
     assert (plan["num_clips"], plan["num_shards"], plan["forecast"], plan["done"]) == (4, 2, None, None)
     assert (plan["stages"]["v2v"]["min_actors"], plan["stages"]["v2v"]["max_actors"]) == (1, 4)
     assert run_command([*words, *sets(fake_overrides)]) == 0
-    assert "4 clips in 2 shards" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 clips in 2 shards" in printed and "There is no forecast of time, storage or cost" in printed
+    timings = "t2i=1,i2v=6,v2v=18,vfi=1"
+    on_gpus = [word for stage in ("t2i", "i2v", "v2v", "vfi") for word in ("--set", f"{stage}.pool.num_gpus=1")]
+    priced = ["--gpus", "4", "--price-per-gpu-hour", "2.5", "--timings", timings, *on_gpus]
+    assert run_command([*words, *sets(fake_overrides), *priced]) == 0
+    printed = capsys.readouterr().out
+    assert "cost" in printed and "v2v.pool.num_gpus=0.25" in printed and f"--timings {timings}" in printed
+    assert run_command([*words, *sets(fake_overrides), "--calibrate", "1", "--json"]) == 0
+    forecast = json.loads(capsys.readouterr().out)["forecast"]
+    assert forecast["source"] == "measured with 1 clips in this process" and forecast["storage_bytes"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
 
 
@@ -200,16 +210,21 @@ def test_generate_status_and_report(
     (tmp_path / "p.txt").write_text("one\ntwo bad\n")
     faults = ["--set", "t2i.fake.faults.bad=black", "--set", "t2i.gate.not_black=true"]
     words = ["generate", str(tmp_path / "p.txt"), "--output", str(tmp_path / "runs"), "--run-id", "r", "--json"]
-    assert run_command([*words, *sets(fake_overrides), *faults]) == 1
+    timed = ["--timings", "t2i=0.1,i2v=0.1,v2v=0.1,vfi=0.1"]
+    assert run_command([*words, *sets(fake_overrides), *faults, *timed]) == 1
     printed = capsys.readouterr()
     summary = json.loads(printed.out)
+    assert summary["forecast"]["wall_s"] > 0 < summary["actual"]["storage_bytes"]
     assert summary["stages"]["vfi"] == summary["stages"]["vfi"] | {"succeeded": 1, "skipped": 1, "failed": 0}
     assert "succeeded" in printed.err and "Traceback" not in printed.err
     assert run_command(["status", summary["run_uri"], "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert status["finished"] and status["stages"]["t2i"]["quarantined"] == 1
+    assert (status["forecast"], status["actual"]) == (summary["forecast"], summary["actual"])
     assert run_command(["status", summary["run_uri"]]) == 0
-    assert "finished" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "finished" in printed and "forecast" in printed and "actual" in printed
+    assert "Forecast and what it took" in Path(summary["report_uri"]).read_text()
     assert run_command(["evaluate", summary["run_uri"], "--json"]) == 0
     assert "two bad" not in json.dumps(json.loads(capsys.readouterr().out)["samples"])
     Storage(summary["run_uri"]).delete("report/index.html")
