@@ -27,7 +27,8 @@ demo: $(STAMP)
 	$(BIN)/magicvideo generate examples/prompts.txt --output runs --preset tiny
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 check: $(STAMP)
 	$(BIN)/ruff check .

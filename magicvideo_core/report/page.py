@@ -12,7 +12,7 @@ from magicvideo_core.errors import MediaError, TransientError
 from magicvideo_core.manifest.artifacts import read_artifact_frames
 from magicvideo_core.manifest.layout import report_key
 from magicvideo_core.report.pictures import data_uri, strip, tile
-from magicvideo_core.report.run_view import ClipView, RunView, read_run
+from magicvideo_core.report.run_view import MOST_CLIPS, ClipView, RunView, read_run
 from magicvideo_core.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,15 @@ class ClipPictures:
     strips: tuple[tuple[str, str], ...]
 
 
-def write_report(storage: Storage, max_clips: int = 200) -> str:
-    """Write the page and return its URI. Videos of at most `max_clips` clips are shown; failures always all of them.
+def write_report(storage: Storage, max_clips: int = 200, most_clips: int = MOST_CLIPS) -> str:
+    """Write the page and return its URI. Videos of at most `max_clips` clips are shown; failures all of them.
+
+    Of a run with more than `most_clips` only the first shards are on the page, which says so.
 
     Raises:
         RunError: there is no run at the place.
     """
-    run = read_run(storage)
+    run = read_run(storage, most_clips)
     shown = run.clips[:max_clips]
     pictures = {clip.clip_id: _pictures(storage, clip) for clip in shown}
     html = render_page(run, shown, pictures)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from magicvideo_core.clips import ClipTable
+from magicvideo_core.errors import UnreadableError
 from magicvideo_core.manifest.artifacts import artifact_key_of
 from magicvideo_core.manifest.outlay import actual
-from magicvideo_core.manifest.plan import read_shards
+from magicvideo_core.manifest.parquet import warn_absent
+from magicvideo_core.manifest.plan import list_shards, read_plan
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
 from magicvideo_core.manifest.savings import Savings, savings
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.session import read_sessions
 from magicvideo_core.manifest.table import read_manifests
-from magicvideo_core.manifest.tally import FailureCount, Tally
+from magicvideo_core.manifest.tally import FailureCount, tally_run
 from magicvideo_core.storage import Storage
 
 PENDING = "pending"
+# A page of more would be too large to open, and reading them for it would take more memory than the run.
+MOST_CLIPS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +85,25 @@ class RunView:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def read_run(storage: Storage) -> RunView:
-    """Read a run, finished or not. Raises RunError where there is none."""
+def read_run(storage: Storage, most_clips: int = MOST_CLIPS) -> RunView:
+    """Read a run, finished or not; of a larger one the first shards that hold `most_clips`. Raises RunError where none is.
+
+    What was saved, what it took and the counts of failures are of the whole run in any case.
+    """
     record = read_run_json(storage)
-    rows = read_manifests(storage)
+    stages = record.config.stages
+    shards, rows = _read_first_shards(storage, stages, most_clips)
     by_clip: dict[str, list[ManifestRow]] = {}
     for row in rows:
         by_clip.setdefault(row.clip_id, []).append(row)
     clips = []
-    for shard in read_shards(storage).values():
+    for shard in shards:
         for clip in shard:
             clip_rows = tuple(by_clip.get(clip.clip_id, ()))
-            status = _clip_status(clip_rows, record.config.stages)
+            status = _clip_status(clip_rows, stages)
             clips.append(ClipView(clip.clip_id, clip.prompt, clip.seed, status, clip_rows))
     sessions = read_sessions(storage)
-    tally = Tally.of_rows(rows, sessions)
+    tally = tally_run(storage, stages, sessions)
     # What was taken over keeps the times of the run that made it.
     timed = [(row.started_at, row) for row in rows if row.started_at is not None and row.reused_from is None]
     started = [started_at for started_at, _ in timed]
@@ -113,6 +123,23 @@ def read_run(storage: Storage) -> RunView:
         failure_counts=tuple(tally.failures()),
         counts=dict(Counter(clip.status for clip in clips)),
     )
+
+
+def _read_first_shards(
+    storage: Storage, stages: Sequence[str], most_clips: int
+) -> tuple[list[ClipTable], list[ManifestRow]]:
+    """Return the clips and rows of so many shards that they hold `most_clips`, in the order of stages and shards."""
+    clips: list[ClipTable] = []
+    shard_ids = []
+    for shard_id in list_shards(storage):
+        if sum(map(len, clips)) >= most_clips:
+            break
+        try:
+            clips.append(read_plan(storage, shard_id))
+            shard_ids.append(shard_id)
+        except UnreadableError as error:
+            warn_absent("plan", str(error))
+    return clips, [row for stage in stages for i in shard_ids for row in read_manifests(storage, stage, i)]
 
 
 def _clip_status(rows: tuple[ManifestRow, ...], stages: tuple[str, ...]) -> str:

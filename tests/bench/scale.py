@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,9 @@ def prefect(folder: Path) -> dict[str, Any]:
     set_environment()
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
     from prefect import flow, task
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     import flows.waves
-    from tasks.prefect_server import EphemeralServer
+    from flows.launch import _start_prefect
 
     shards = json.loads(Storage(folder / "run").read(run_json_key()))["num_shards"]
 
@@ -162,7 +161,10 @@ def prefect(folder: Path) -> dict[str, Any]:
         flows.waves.run_in_waves("run", range(shards), STAGES)
 
     flows.waves.run_stage = run_stage
-    with EphemeralServer() as server, temporary_settings({PREFECT_API_URL: server.api_url}):
+    # As a run does: with what it does to Prefect's events at the end.
+    with ExitStack() as stack:
+        server = _start_prefect(stack)
+        assert server is not None, "unset PREFECT_API_URL"
         server.wait_until_healthy()
         started_s = time.monotonic()
         load()

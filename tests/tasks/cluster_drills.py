@@ -27,8 +27,7 @@ QUIET: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 80 *
 # Above the seconds in which Ray starts a process on a busy machine.
 PLACEMENT_TIMEOUT_S = 15.0
 # What the memory hog may take before Ray's monitor has to step in, and what it takes at most.
-# Tests in another process may take some beside it.
-HEADROOM_MIB, MOST_MIB = 2000, 6000
+HEADROOM_MIB, MOST_MIB = 700, 2500
 
 
 class WatchedBoard(ProgressBoard):

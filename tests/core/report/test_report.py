@@ -60,6 +60,9 @@ def test_a_large_run_shows_some_clips_and_all_failures(rendered_run: Storage) ->
     text = Path(write_report(rendered_run, max_clips=1)).read_text(encoding="utf-8")
     assert len(_Elements(text).named("video")) == 1
     assert "The first 1 of 3" in text and "GateError" in text
+    text = Path(write_report(rendered_run, most_clips=1)).read_text(encoding="utf-8")
+    assert len(_Elements(text).named("video")) == 2 and "The first 2 of 3 clips" in text, "whole shards"
+    write_report(rendered_run)
 
 
 def test_a_run_that_has_only_a_plan_has_a_page(tmp_path: Path) -> None:
