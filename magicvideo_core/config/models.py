@@ -151,10 +151,12 @@ class VFIConfig(_StageConfig):
     """Refined frames to the finished video: `(num_frames - 1) * interp_factor + 1` frames.
 
     Two neighbours of which more than `cut_threshold` (0..1) has no counterpart are a cut, whose frames are repeated; 1 finds
-    none. Pairs are interpolated together up to `batch_pixels`, one at least.
+    none. Pairs are interpolated together up to `batch_pixels`, one at least. `combine`: whose frames are taken, the lightweight
+    head's, the GAN's, or both in one of three ways (`models.interpolator`).
     """
 
     backend: Literal["edsc", "rife", "fake"] = "edsc"
+    combine: Literal["fallback", "blend", "frequency", "gan", "light"] = "fallback"
     interp_factor: int = Field(default=3, ge=1, le=16)
     cut_threshold: float = Field(default=0.42, gt=0.0, le=1.0)
     batch_pixels: int = Field(default=2**18, ge=1)

@@ -1,15 +1,15 @@
-"""The arbitrary-time frame interpolator: a U-Net trunk run once per pair of frames, and EDSC heads run once per time.
+"""The arbitrary-time frame interpolator: one estimate of the motion, a lightweight and a GAN-trained head, and their sum.
 
-Shape suffixes: B pairs, T times, C channels, H, W pixels, K, N, 2 as in `edsc`. Frames are float32 in [0, 1].
+The pyramid and the coarse motion run once per pair of frames, the rest once per time. Shape suffixes: B pairs, T times, C
+channels, H, W pixels. Frames are float32 in [0, 1].
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,133 +18,52 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from magicvideo_core.errors import WeightsError
-from magicvideo_core.models.edsc import SideKernels, sample_taps
+from magicvideo_core.models.autoencoder import AutoencoderConfig, GanHead
+from magicvideo_core.models.light import LightHead
+from magicvideo_core.models.matching import window_mean
+from magicvideo_core.models.motion import MotionConfig, MotionEstimator, PairPyramid, View
 
-ARCHITECTURE = "edsc-interpolator"
+ARCHITECTURE = "motion-edsc-interpolator"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+Combine = Literal["fallback", "blend", "frequency", "gan", "light"]
+COMBINATIONS: tuple[Combine, ...] = get_args(Combine)
+# Where the two heads differ by this much (of 0..1, mean over colours and 5x5 pixels), the lightweight one is taken half.
+FALLBACK_DIFFERENCE = 0.04
+# Side in pixels of the window whose mean is called low frequency.
+LOW_FREQUENCY_PX = 9
 
 
 @dataclass(frozen=True, slots=True)
 class InterpolatorConfig:
-    """Sizes of the network. `widths`: channels at 1/2, 1/4, ... of the resolution; `num_taps`: the operator's K."""
+    """Sizes of the parts."""
 
-    num_taps: int = 3
-    widths: tuple[int, ...] = (32, 40, 56, 72, 80)
-    head_channels: int = 48
-
-    @property
-    def alignment(self) -> int:
-        """Both sides of the trunk's input are padded to a multiple of this many pixels."""
-        return int(2 ** len(self.widths))
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions around a skip connection."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return x_BCHW + self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x_BCHW, 0.1)), 0.1))
-
-
-class Trunk(nn.Module):
-    """U-Net over the pair; six channels at full resolution in, features at half resolution out."""
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(6 * 4, widths[0], 3, padding=1)
-        self.downs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
-        self.encoder_blocks = nn.ModuleList(ResidualBlock(width) for width in widths[1:])
-        self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
-        self.decoder_blocks = nn.ModuleList(ResidualBlock(width) for width in widths[:-1])
-
-    def forward(self, pair_BCHW: torch.Tensor) -> torch.Tensor:
-        # 1. Space to depth: the full resolution is too dear to convolve at.
-        x = self.stem(F.pixel_unshuffle(pair_BCHW, 2))
-        # 2. Down to the coarsest level, which sees whole objects: a texture that moves by half its period is ambiguous
-        #    without the outline.
-        skips = []
-        for down, block in zip(self.downs, self.encoder_blocks, strict=True):
-            skips.append(x)
-            x = block(down(F.leaky_relu(x, 0.1)))
-        # 3. Up again, adding what each level had.
-        for level in reversed(range(len(self.ups))):
-            x = F.interpolate(self.ups[level](x), scale_factor=2.0, mode="nearest") + skips[level]
-            x = self.decoder_blocks[level](x)
-        return F.leaky_relu(x, 0.1)
-
-
-class SideHead(nn.Module):
-    """Kernels, masks and offsets of one side, from the trunk's features and the side's distance in time."""
-
-    def __init__(self, in_channels: int, hidden_channels: int, num_taps: int) -> None:
-        super().__init__()
-        self.num_taps = num_taps
-        self.hidden = nn.Conv2d(in_channels, hidden_channels, 3, padding=1)
-        # The constant map s beside the features: its convolution is one value a channel, so that the features' part is
-        # computed once for all times.
-        self.time = nn.Parameter(torch.randn(hidden_channels) * 0.5)
-        taps = num_taps * num_taps
-        # v, h, mask, offset of each tap, and one flow that all taps share and that is proportional to s.
-        self.split = (num_taps, num_taps, taps, 2 * taps, 2)
-        self.out = nn.Conv2d(hidden_channels, sum(self.split), 3, padding=1)
-        self._start_at_blending()
-
-    def _start_at_blending(self) -> None:
-        """The centre tap alone, half a mask, no motion: the untrained network averages the two frames."""
-        with torch.no_grad():
-            self.out.weight.mul_(0.1)
-            bias = torch.zeros(sum(self.split))
-            bias[self.num_taps // 2] = 1.0
-            bias[self.num_taps + self.num_taps // 2] = 1.0
-            self.out.bias = nn.Parameter(bias)
-
-    def prepare(self, features_BCHW: torch.Tensor) -> torch.Tensor:
-        """The part that does not depend on time."""
-        return self.hidden(features_BCHW)
-
-    def forward(self, prepared_BCHW: torch.Tensor, distance_B: torch.Tensor, size_HW: tuple[int, int]) -> SideKernels:
-        """Kernels at twice the features' resolution, cropped to `size_HW`; `distance_B` is s, in 0..1."""
-        distance = distance_B[:, None, None, None]
-        hidden = F.leaky_relu(prepared_BCHW + distance * self.time[:, None, None], 0.1)
-        raw = F.interpolate(self.out(hidden).float(), scale_factor=2.0, mode="bilinear", align_corners=False)
-        raw = raw[:, :, : size_HW[0], : size_HW[1]]
-        vertical, horizontal, mask, offsets, flow = raw.split(self.split, dim=1)
-        offsets = offsets.unflatten(1, (2, -1)) + (8 * flow * distance)[:, :, None]
-        return SideKernels(vertical, horizontal, mask.sigmoid(), offsets)
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    gan: AutoencoderConfig = field(default_factory=AutoencoderConfig)
 
 
 @dataclass(frozen=True, slots=True)
 class PairFeatures:
-    """What the trunk knows of a pair; every time between the two frames is synthesised from it."""
+    """What is known of a padded pair before a time is asked for, and the size that it had."""
 
-    first_BCHW: torch.Tensor
-    second_BCHW: torch.Tensor
-    prepared_first_BCHW: torch.Tensor
-    prepared_second_BCHW: torch.Tensor
-    bias_BCHW: torch.Tensor
+    pair: PairPyramid
+    size_HW: tuple[int, int]
 
 
 class Interpolator(nn.Module):
-    """Frames at any times between two frames, after EDSC (`edsc` module) with one trunk pass a pair."""
+    """Frames at any times between two frames of any size.
 
-    centre_tap: torch.Tensor
+    `combine` says whose they are: `light`, `gan`, or both: `fallback` (the GAN's, but where it is far from the lightweight
+    head), `blend` (their mean), `frequency` (the lightweight head's low frequencies, the GAN's high ones).
+    """
 
-    def __init__(self, config: InterpolatorConfig) -> None:
+    def __init__(self, config: InterpolatorConfig, combine: Combine = "fallback") -> None:
         super().__init__()
         self.config = config
-        self.trunk = Trunk(config.widths)
-        self.first_head = SideHead(config.widths[0], config.head_channels, config.num_taps)
-        self.second_head = SideHead(config.widths[0], config.head_channels, config.num_taps)
-        self.bias = nn.Conv2d(config.widths[0], 3, 3, padding=1)
-        for parameter in self.bias.parameters():
-            nn.init.zeros_(parameter)
-        taps = config.num_taps**2
-        self.register_buffer("centre_tap", F.one_hot(torch.tensor(taps // 2), taps).float(), persistent=False)
+        self.combine = combine
+        self.motion = MotionEstimator(config.motion)
+        self.light = LightHead(config.motion)
+        self.gan = GanHead(config.gan, config.motion)
 
     def forward(
         self, first_BCHW: torch.Tensor, second_BCHW: torch.Tensor, interp_times_BT: torch.Tensor
@@ -156,30 +75,32 @@ class Interpolator(nn.Module):
     def encode(self, first_BCHW: torch.Tensor, second_BCHW: torch.Tensor) -> PairFeatures:
         """The part that does not depend on time. Pads inside; the frames may have any size."""
         height, width = first_BCHW.shape[-2:]
-        padding = (0, -width % self.config.alignment, 0, -height % self.config.alignment)
-        pair = F.pad(torch.cat([first_BCHW, second_BCHW], dim=1), padding, mode="replicate")
-        features = self.trunk(pair - 0.5)
-        bias = F.interpolate(self.bias(features).float(), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return PairFeatures(
-            first_BCHW,
-            second_BCHW,
-            self.first_head.prepare(features),
-            self.second_head.prepare(features),
-            bias[:, :, :height, :width],
-        )
+        padding = (0, -width % self.config.motion.alignment, 0, -height % self.config.motion.alignment)
+        first, second = (F.pad(each, padding, mode="replicate") for each in (first_BCHW, second_BCHW))
+        return PairFeatures(self.motion.encode(first, second), (height, width))
 
     def synthesize(self, features: PairFeatures, interp_time_B: torch.Tensor) -> torch.Tensor:
         """The frame at time t of each pair: float32 BCHW."""
-        size = (features.first_BCHW.shape[-2], features.first_BCHW.shape[-1])
-        first = self.first_head(features.prepared_first_BCHW, interp_time_B, size)
-        second = self.second_head(features.prepared_second_BCHW, 1 - interp_time_B, size)
-        first_weights, second_weights = first.weights_BNHW(), second.weights_BNHW()
-        # The operator does not normalise; what the two sides lack to a sum of 1 goes to the centre taps, so that a flat
-        # region keeps its colour exactly instead of to the precision of learnt kernels.
-        lacking = 1 - first_weights.sum(1, keepdim=True) - second_weights.sum(1, keepdim=True)
-        share = 0.5 * lacking * self.centre_tap[:, None, None]
-        out = features.bias_BCHW + sample_taps(features.first_BCHW, first_weights + share, first.offsets_B2NHW)
-        return out + sample_taps(features.second_BCHW, second_weights + share, second.offsets_B2NHW)
+        frame = self._combined(self.motion.view(features.pair, interp_time_B))
+        return frame[:, :, : features.size_HW[0], : features.size_HW[1]]
+
+    def _combined(self, view: View) -> torch.Tensor:
+        if self.combine == "light":
+            return self.light(view)
+        gan, _ = self.gan(view)
+        return gan if self.combine == "gan" else combined(self.combine, gan, self.light(view))
+
+
+def combined(combine: Combine, gan_BCHW: torch.Tensor, light_BCHW: torch.Tensor) -> torch.Tensor:
+    """One frame from the two heads' (`Interpolator`)."""
+    if combine == "blend":
+        return (gan_BCHW + light_BCHW) / 2
+    if combine == "frequency":
+        return gan_BCHW + window_mean(light_BCHW - gan_BCHW, LOW_FREQUENCY_PX)
+    difference = window_mean((gan_BCHW - light_BCHW).abs().mean(1, keepdim=True), 5)
+    # A step would show: from none at half the threshold to all at one and a half.
+    share = (difference / FALLBACK_DIFFERENCE - 0.5).clamp(0, 1)
+    return torch.lerp(gan_BCHW, light_BCHW, share)
 
 
 def save_interpolator(model: Interpolator, folder: Path) -> None:
@@ -191,7 +112,7 @@ def save_interpolator(model: Interpolator, folder: Path) -> None:
     save_file(state, folder / WEIGHTS_FILE)
 
 
-def load_interpolator(folder: Path) -> Interpolator:
+def load_interpolator(folder: Path, combine: Combine = "fallback") -> Interpolator:
     """Read what `save_interpolator` wrote: a float32 model in eval mode.
 
     Raises:
@@ -205,14 +126,16 @@ def load_interpolator(folder: Path) -> Interpolator:
         record = json.loads(config_path.read_text(encoding="utf-8"))
         if record.pop("architecture") != ARCHITECTURE:
             raise ValueError(f"architecture is not {ARCHITECTURE}")
-        config = InterpolatorConfig(**{**record, "widths": tuple(record["widths"])})
+        sizes = record.pop("motion")
+        motion = MotionConfig(**{**sizes, "widths": tuple(sizes["widths"])})
+        config = InterpolatorConfig(motion=motion, gan=AutoencoderConfig(**record.pop("gan")), **record)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"{config_path}: not a configuration of {ARCHITECTURE}: {error!r}") from error
     try:
         state = load_file(weights_path)
     except SafetensorError as error:
         raise WeightsError(f"{weights_path}: not a safetensors file: {error}") from error
-    model = Interpolator(config)
+    model = Interpolator(config, combine)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     problems = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]

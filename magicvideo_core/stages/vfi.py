@@ -49,7 +49,7 @@ class VFIStage:
             raise WeightsError(
                 f"vfi.weights = {self.settings.weights!r}: backend edsc reads a local folder or the embedded 'tiny'."
             )
-        self._model = load_interpolator(reference.path).to(device)
+        self._model = load_interpolator(reference.path, self.settings.combine).to(device)
 
     def process(self, batch: Sequence[StageItem]) -> list[Outcome]:
         """One outcome per item: the finished video's frames, or the clip's error."""

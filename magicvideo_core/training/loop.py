@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +20,7 @@ from torch import nn
 
 from magicvideo_core.training.attention import plain_attention_on_cpu
 from magicvideo_core.training.curves import write_curves
-from magicvideo_core.training.optimizer import Optimizer
+from magicvideo_core.training.optimizer import MIN_MATRIX_SIDE, Optimizer
 from magicvideo_core.training.parallel import Averages, DataParallel
 from magicvideo_core.training.peers import PeerAveraging
 
@@ -50,6 +50,7 @@ class TrainingSettings:
     bf16: bool = True
     parts: int = 1
     optimizer: str = "adamw"
+    muon_min_side: int = MIN_MATRIX_SIDE
 
     def learning_rate_at(self, step: int) -> float:
         warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
@@ -68,6 +69,13 @@ class Recipe(Protocol):
     def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]: ...
 
     def save(self, directory: Path) -> None: ...
+
+
+@runtime_checkable
+class ChangesOverTime(Protocol):
+    """A recipe whose loss depends on how far the training is; it counts its steps from the one that it is told."""
+
+    def start_at(self, step: int) -> None: ...
 
 
 def trainable_parameters(recipe: Recipe) -> dict[str, nn.Parameter]:
@@ -124,10 +132,16 @@ def run_training(
     output.mkdir(parents=True, exist_ok=True)
     parameters = trainable_parameters(recipe)
     optimizer = Optimizer(
-        parameters, recipe.learning_rate_scales, kind=settings.optimizer, weight_decay=settings.weight_decay
+        parameters,
+        recipe.learning_rate_scales,
+        kind=settings.optimizer,
+        weight_decay=settings.weight_decay,
+        min_side=settings.muon_min_side,
     )
     ema = ExponentialMovingAverage(parameters, settings.ema_decay)
     step = _load_checkpoint(output, parameters, ema, optimizer)
+    if isinstance(recipe, ChangesOverTime):
+        recipe.start_at(step)
     rank, world = (0, 1) if parallel is None else (parallel.rank, parallel.world)
     started = time.monotonic()
     averages = Averages()

@@ -24,16 +24,25 @@ class Optimizer:
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], scales: Mapping[str, float], *, kind: str, weight_decay: float
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        scales: Mapping[str, float],
+        *,
+        kind: str,
+        weight_decay: float,
+        min_side: int = MIN_MATRIX_SIDE,
     ) -> None:
-        """`scales`: factors on the learning rate by the first part of a parameter's name; 1 where it is not named."""
+        """`scales`: factors on the learning rate by the first part of a parameter's name; 1 where it is not named.
+
+        Matrices with a side below `min_side` are left to AdamW.
+        """
         if kind not in OPTIMIZERS:
             raise ValueError(f"optimizer {kind!r}: choose one of {', '.join(OPTIMIZERS)}")
         self.parameters = dict(parameters)
         self._matrices = {
             name: each.detach().view(len(each), -1)
             for name, each in parameters.items()
-            if kind == "muon" and is_hidden_matrix(name, each)
+            if kind == "muon" and is_hidden_matrix(name, each, min_side)
         }
         self._optimizers: list[torch.optim.Optimizer] = []
         for members, muon in (
@@ -91,8 +100,8 @@ class Optimizer:
             yield name, owners[id(tensor)].state[tensor]
 
 
-def is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
+def is_hidden_matrix(name: str, parameter: torch.Tensor, min_side: int = MIN_MATRIX_SIDE) -> bool:
     """Whether a parameter is a matrix (or convolution) between hidden layers, large enough for Muon."""
     if parameter.ndim < 2 or any(part in name for part in _OUTSIDE):
         return False
-    return min(len(parameter), parameter[0].numel()) >= MIN_MATRIX_SIDE
+    return min(len(parameter), parameter[0].numel()) >= min_side

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
-from magicvideo_core.moving_shapes.renderer import FrameParameters, frame_parameters, render_batch
+from magicvideo_core.moving_shapes.renderer import FrameParameters, frame_parameters, object_masks, render_batch
 from magicvideo_core.moving_shapes.world import (
     BACKGROUNDS,
     COLOURS,
@@ -146,6 +146,62 @@ def sample_pairs(rng: random.Random, generator: torch.Generator, batch_size: int
         times_BT.append(between)
     frames_BNCHW = torch.stack(clips)
     return TrainingPairs(frames_BNCHW[:, 0], frames_BNCHW[:, 1], torch.tensor(times_BT), frames_BNCHW[:, 2:])
+
+
+@dataclass(frozen=True, slots=True)
+class MotionPairs:
+    """Neighbouring frames and the one at time t between, BCHW each, and the motion B2HW seen there (`models.motion`)."""
+
+    first_BCHW: torch.Tensor
+    second_BCHW: torch.Tensor
+    interp_time_B: torch.Tensor
+    truth_BCHW: torch.Tensor
+    motion_B2HW: torch.Tensor
+
+
+def sample_motion_pairs(rng: random.Random, generator: torch.Generator, batch_size: int, crop_px: int) -> MotionPairs:
+    """Random pairs of Moving Shapes with one time each, three in five at thirds; crops without motion are drawn again."""
+    clips, times, motions = [], [], []
+    for _ in range(batch_size):
+        time = rng.choice((1 / 3, 2 / 3)) if rng.random() < 0.6 else rng.random()
+        draw = _world_frames if rng.random() < 0.6 else _free_frames
+        parameters = draw(rng, [0.0, 1.0, time])
+        frames, motion_2HW = render_batch(parameters, CANVAS_PX) / 255, motion_seen(parameters, 2)
+        for _ in range(3):
+            top, left = (rng.randint(0, CANVAS_PX - crop_px) for _ in range(2))
+            crop_2HW = motion_2HW[:, top : top + crop_px, left : left + crop_px]
+            if crop_2HW.abs().amax() > 0.3:
+                break
+        frames = frames[:, :, top : top + crop_px, left : left + crop_px]
+        clips.append(_degrade(frames, [0.0, 1.0, time], rng, generator))
+        times.append(time)
+        motions.append(crop_2HW)
+    frames_BNCHW = torch.stack(clips)
+    first, second, truth = frames_BNCHW.unbind(1)
+    return MotionPairs(first, second, torch.tensor(times), truth, torch.stack(motions))
+
+
+def motion_seen(parameters: FrameParameters, index: int) -> torch.Tensor:
+    """Where each pixel's point goes from frame 0 to frame 1, seen in frame `index`: float32 2HW, pixels of the canvas."""
+    grid = (torch.arange(CANVAS_PX) + 0.5) / CANVAS_PX
+    motion_2HW = torch.zeros(2, CANVAS_PX, CANVAS_PX)
+    for k in range(parameters.x_NK.shape[1]):
+        alone = {
+            name: getattr(parameters, name)[index : index + 1, k : k + 1]
+            for name in FrameParameters.__dataclass_fields__
+            if name != "background_NC"
+        }
+        covered_HW = object_masks(replace(parameters, **alone, background_NC=parameters.background_NC[:1]), CANVAS_PX)
+        x, y = grid[None, :] - parameters.x_NK[index, k], grid[:, None] - parameters.y_NK[index, k]
+        ends = []
+        for end in (0, 1):
+            turn = parameters.angle_NK[end, k] - parameters.angle_NK[index, k]
+            scale = parameters.radius_NK[end, k] / parameters.radius_NK[index, k].clamp(min=1e-6)
+            turned_x, turned_y = x * turn.cos() - y * turn.sin(), x * turn.sin() + y * turn.cos()
+            centre_x, centre_y = parameters.x_NK[end, k], parameters.y_NK[end, k]
+            ends.append(torch.stack([centre_x + scale * turned_x, centre_y + scale * turned_y]))
+        motion_2HW = torch.where(covered_HW > 0.5, (ends[1] - ends[0]) * CANVAS_PX, motion_2HW)
+    return motion_2HW
 
 
 def _degrade(

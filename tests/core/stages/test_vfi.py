@@ -12,17 +12,24 @@ from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.errors import GateError, InputError, NonFiniteError, WeightsError
 from magicvideo_core.interpolate import interpolate_file
 from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png
+from magicvideo_core.models.autoencoder import AutoencoderConfig
 from magicvideo_core.models.interpolator import Interpolator, InterpolatorConfig, save_interpolator
+from magicvideo_core.models.motion import MotionConfig
 from magicvideo_core.stages.base import StageItem
 from magicvideo_core.stages.scene_cuts import cut_scores
 from magicvideo_core.stages.vfi import VFIStage, interpolate_frames
+
+SMALL = InterpolatorConfig(
+    motion=MotionConfig(widths=(8, 8, 8), fine=8, middle=8, coarse=8),
+    gan=AutoencoderConfig(code=8, middle=8, fine=8),
+)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("vfi")
     torch.manual_seed(0)
-    save_interpolator(Interpolator(InterpolatorConfig(widths=(8, 8), head_channels=8)), folder)
+    save_interpolator(Interpolator(SMALL), folder)
     return load_config(overrides=[f"vfi.weights={folder}", "device=cpu"])
 
 
@@ -85,9 +92,9 @@ def test_bfloat16_stays_close(config: RunConfig) -> None:
 
 
 def test_frames_that_are_not_finite_are_refused() -> None:
-    model = Interpolator(InterpolatorConfig(widths=(8, 8), head_channels=8)).eval()
+    model = Interpolator(SMALL).eval()
     with torch.no_grad():
-        model.bias.bias.fill_(float("nan"))
+        model.gan.out.bias.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match=r"interp_time 0\.333"):
         list(interpolate_frames(model, moving_frames(2), 3))
 

@@ -1,0 +1,180 @@
+"""Comparing two frames: warps, likeness over a window of displacements, and Gauss-Newton steps; nothing here is trained.
+
+Shape suffixes: B pairs (or pair-times), C channels, N places of a window, H, W pixels, 2 axes (x first, then y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+# A Gauss-Newton step is believed up to this many pixels.
+MAX_STEP = 2.0
+# Added to the diagonal of the normal equations: what a window cannot tell stays as it was. Squares of levels of 1 a pixel.
+DAMPING = 2e-4
+# How sharply the best match stands out in the mean over matches.
+SHARPNESS = 25.0
+TEXTURE_CHANNELS = 15
+# Regional motion: the window's side in places, and what is added to the variance of the places.
+REGION_PX = 31
+REGION_DAMPING = 9.0
+
+
+def warp(image_BCHW: torch.Tensor, flow_B2HW: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+    """The image seen through a flow in its own pixels, clamped at the border: out(x) = image(x + flow(x))."""
+    height, width = image_BCHW.shape[-2:]
+    xs = torch.arange(width, device=flow_B2HW.device, dtype=torch.float32)
+    ys = torch.arange(height, device=flow_B2HW.device, dtype=torch.float32)
+    x = (2 * (flow_B2HW[:, 0] + xs) + 1) / width - 1
+    y = (2 * (flow_B2HW[:, 1] + ys[:, None]) + 1) / height - 1
+    positions = torch.stack([x, y], dim=-1)
+    return F.grid_sample(image_BCHW.float(), positions, mode=mode, padding_mode="border", align_corners=False)
+
+
+def local_correlation(first_BCHW: torch.Tensor, second_BCHW: torch.Tensor, radius: int) -> torch.Tensor:
+    """Cosine of every feature with those around, moved apart by d in both directions about equally: B(2r+1)^2HW."""
+    first, second = (F.normalize(each, dim=1, eps=1e-3) for each in (first_BCHW, second_BCHW))
+    reach = radius - radius // 2
+    first, second = (F.pad(each, (reach,) * 4) for each in (first, second))
+    products: torch.Tensor = _WindowProducts.apply(first, second, radius)
+    return products
+
+
+class _WindowProducts(torch.autograd.Function):
+    """Inner products over the channels of two padded maps, for every d of the window; its own gradient saves the copies."""
+
+    @staticmethod
+    def forward(ctx: Any, first_BCHW: torch.Tensor, second_BCHW: torch.Tensor, radius: int) -> torch.Tensor:
+        ctx.save_for_backward(first_BCHW, second_BCHW)
+        ctx.radius = radius
+        return torch.stack(
+            [(a * b).sum(1) for a, b in _shifted_pairs(first_BCHW, second_BCHW, radius)],
+            dim=1,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BNHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        first, second = ctx.saved_tensors
+        of_first, of_second = torch.zeros_like(first), torch.zeros_like(second)
+        shifted = zip(
+            gradient_BNHW.split(1, dim=1),
+            _shifted_pairs(first, second, ctx.radius),
+            _shifted_pairs(of_first, of_second, ctx.radius),
+            strict=True,
+        )
+        for gradient, (a, b), (of_a, of_b) in shifted:
+            of_a.addcmul_(b, gradient)
+            of_b.addcmul_(a, gradient)
+        return of_first, of_second, None
+
+
+def _shifted_pairs(
+    first_BCHW: torch.Tensor, second_BCHW: torch.Tensor, radius: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Views of both padded maps that are d apart, row by row of the window."""
+    reach = radius - radius // 2
+    height, width = first_BCHW.shape[-2] - 2 * reach, first_BCHW.shape[-1] - 2 * reach
+
+    def view(padded_BCHW: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
+        return padded_BCHW[:, :, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+
+    for dy in range(-radius, radius + 1):
+        for dx in range(-radius, radius + 1):
+            yield view(first_BCHW, -(dy // 2), -(dx // 2)), view(second_BCHW, dy - dy // 2, dx - dx // 2)
+
+
+def gradients(image_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Central differences along x and y."""
+    padded = F.pad(image_BCHW, (1, 1, 1, 1), mode="replicate")
+    dx = 0.5 * (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2])
+    return dx, 0.5 * (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1])
+
+
+def gauss_newton_step(
+    first_BCHW: torch.Tensor, second_BCHW: torch.Tensor, time_B111: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The change of motion that makes two frames brought to time t agree within 5x5 windows (Lucas and Kanade 1981).
+
+    Returns the step in pixels of this level, B2HW, and B2HW of how far to believe it: the part of the gradients along the
+    weaker direction that exceeds the damping, and the frames' disagreement.
+    """
+    residual = second_BCHW - first_BCHW
+    gx, gy = (
+        torch.lerp(of_second, of_first, time_B111)
+        for of_first, of_second in zip(gradients(first_BCHW), gradients(second_BCHW), strict=True)
+    )
+    products = torch.stack(
+        [(gx * gx).sum(1), (gx * gy).sum(1), (gy * gy).sum(1), (gx * residual).sum(1), (gy * residual).sum(1)], dim=1
+    )
+    sums = F.avg_pool2d(products, 5, stride=1, padding=2, count_include_pad=False)
+    xx, xy, yy, xr, yr = sums.unbind(1)
+    xx, yy = xx + DAMPING, yy + DAMPING
+    determinant = xx * yy - xy * xy
+    step = torch.stack([xy * yr - yy * xr, xy * xr - xx * yr], dim=1) / determinant[:, None]
+    trust = determinant / (xx + yy) / (determinant / (xx + yy) + DAMPING)
+    disagreement = residual.abs().mean(1)
+    return step.clamp(-MAX_STEP, MAX_STEP), torch.stack([trust, disagreement * 10], dim=1)
+
+
+def texture_of(frames_BCHW: torch.Tensor) -> torch.Tensor:
+    """What a place looks like without the brightness around it, as TEXTURE_CHANNELS at 1/4 of the resolution.
+
+    Two bands that count the same: detail against 9x9 pixels, and what is left of it against 36x36.
+    """
+    around = F.avg_pool2d(frames_BCHW, 9, stride=1, padding=4, count_include_pad=False)
+    fine = F.pixel_unshuffle(F.avg_pool2d(frames_BCHW - around, 2), 2)
+    small = F.avg_pool2d(frames_BCHW, 4)
+    return torch.cat([F.normalize(each, dim=1, eps=2e-2) for each in (fine, small - window_mean(small, 9))], dim=1)
+
+
+def window_mean(x_BCHW: torch.Tensor, side: int) -> torch.Tensor:
+    """Mean over the window around each place that lies inside the map."""
+    return F.avg_pool2d(x_BCHW, side, stride=1, padding=side // 2, count_include_pad=False)
+
+
+def best_match(likeness_BNHW: torch.Tensor) -> torch.Tensor:
+    """Mean displacement over good matches in places of the map that was searched (x, y), and the best's likeness: B3HW."""
+    side = round(likeness_BNHW.shape[1] ** 0.5)
+    line = torch.arange(side, device=likeness_BNHW.device, dtype=torch.float32) - side // 2
+    share = (SHARPNESS * likeness_BNHW.float()).softmax(1).unflatten(1, (side, side))
+    x = (share.sum(1) * line[:, None, None]).sum(1)
+    y = (share.sum(2) * line[:, None, None]).sum(1)
+    return torch.stack([x, y, likeness_BNHW.amax(1)], dim=1)
+
+
+def stays_inside(flow_B2HW: torch.Tensor, margin_px: float) -> torch.Tensor:
+    """1 where the flow leads to a place at least so far within the frame, else 0: B1HW."""
+    height, width = flow_B2HW.shape[-2:]
+    x = flow_B2HW[:, :1] + torch.arange(width, device=flow_B2HW.device) + 0.5
+    y = flow_B2HW[:, 1:] + torch.arange(height, device=flow_B2HW.device)[:, None] + 0.5
+    inside = (x >= margin_px) & (x <= width - margin_px) & (y >= margin_px) & (y <= height - margin_px)
+    return inside.float()
+
+
+def regional_motion(motion_B2HW: torch.Tensor, trust_B1HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The affine motion that fits the trusted places around each place best, B2HW, and how much trust there is, B1HW.
+
+    Weighted least squares over windows of REGION_PX places; slopes are damped, so that few places give their mean.
+    """
+    height, width = motion_B2HW.shape[-2:]
+    x = (torch.arange(width, device=motion_B2HW.device) - width / 2).expand(height, width)
+    y = (torch.arange(height, device=motion_B2HW.device) - height / 2)[:, None].expand(height, width)
+    places = torch.stack([x, y]).expand(len(motion_B2HW), 2, height, width)
+    one = torch.ones_like(places[:, :1])
+    moments = torch.cat([one, places, motion_B2HW, places * places, places[:, :1] * places[:, 1:]], dim=1)
+    moments = torch.cat([moments, places[:, :1] * motion_B2HW, places[:, 1:] * motion_B2HW], dim=1) * trust_B1HW
+    sums = F.avg_pool2d(moments, REGION_PX, stride=1, padding=REGION_PX // 2)
+    mass = sums[:, :1]
+    mean = sums[:, 1:] / (mass + 1e-9)
+    centre, motion = mean[:, :2], mean[:, 2:4]
+    xx, yy = (mean[:, 4:6] - centre * centre + REGION_DAMPING).split(1, dim=1)
+    xy = mean[:, 6:7] - centre[:, :1] * centre[:, 1:]
+    along_x = mean[:, 7:9] - centre[:, :1] * motion
+    along_y = mean[:, 9:11] - centre[:, 1:] * motion
+    determinant = xx * yy - xy * xy
+    slope_x, slope_y = (yy * along_x - xy * along_y) / determinant, (xx * along_y - xy * along_x) / determinant
+    away = places - centre
+    return motion + slope_x * away[:, :1] + slope_y * away[:, 1:], mass

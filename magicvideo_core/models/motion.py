@@ -1,0 +1,327 @@
+"""Motion between two frames as seen at a time between them: a feature pyramid and a coarse-to-fine estimate.
+
+Motion V is what moves through a pixel at time t: what is seen at x was at x - t V in the first frame and will be at
+x + (1 - t) V in the second. One field serves both sides, also where one of the frames hides the place. Its unit is pixels
+of full resolution from frame to frame, at every level.
+
+Shape suffixes as in `matching`. Frames are float32 in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from magicvideo_core.models.matching import (
+    TEXTURE_CHANNELS,
+    best_match,
+    gauss_newton_step,
+    local_correlation,
+    regional_motion,
+    stays_inside,
+    texture_of,
+    warp,
+    window_mean,
+)
+
+# Coarse matching: places of the 1/4 grid up to this far apart are compared, so motion of up to 32 pixels is found.
+WIDE_RADIUS = 8
+# The level at 1/4 corrects the estimate by what it sees within this many of its own pixels, twice.
+SEARCH_RADIUS = 3
+REPEATS = 2
+# Gauss-Newton steps at full resolution.
+FINE_STEPS = 2
+# Nearer than this many pixels of the 1/4 grid to the border, a window is partly outside.
+BORDER_PX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MotionConfig:
+    """Widths: of the features at 1/2, 1/4 and 1/8, and of the levels that estimate the motion there."""
+
+    widths: tuple[int, int, int] = (24, 32, 48)
+    fine: int = 32
+    middle: int = 48
+    coarse: int = 48
+
+    @property
+    def alignment(self) -> int:
+        """Both sides of a frame are padded to a multiple of this many pixels."""
+        return int(2 ** len(self.widths))
+
+
+def zero(layer: nn.Conv2d) -> None:
+    """Make a layer put out nothing until it has been trained."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+def nearness(time: torch.Tensor) -> torch.Tensor:
+    """Logit of time t: the second frame's share where nothing else is known of who shows what is seen."""
+    return torch.logit(time, eps=1e-3)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around a skip connection."""
+
+    def __init__(self, channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return x_BCHW + self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x_BCHW, 0.1)), 0.1))
+
+
+class FeaturePyramid(nn.Module):
+    """Features of one frame at 1/2, 1/4, ... of its resolution."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        # Space to depth: the full resolution is too dear to convolve at.
+        self.stem = nn.Conv2d(3 * 4, widths[0], 3, padding=1)
+        self.refine = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in widths)
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+
+    def forward(self, frames_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        x = self.stem(F.pixel_unshuffle(frames_BCHW - 0.5, 2))
+        levels: list[torch.Tensor] = []
+        for level, refine in enumerate(self.refine):
+            if level:
+                x = self.downs[level - 1](F.leaky_relu(levels[-1], 0.1))
+            levels.append(x + refine(F.leaky_relu(x, 0.1)))
+        return levels
+
+
+@dataclass(frozen=True, slots=True)
+class PairPyramid:
+    """What is known of a pair before a time is asked for.
+
+    `sides`: of the first and the second frame, what a level at 1/2 and at 1/4 looks at: the small frame, its texture (at 1/4
+    alone) and its features, stacked along the channels. `coarse_motion_B2HW` and `coarse_hidden_BCHW`: the motion at 1/8, as
+    seen half-way.
+    """
+
+    first_BCHW: torch.Tensor
+    second_BCHW: torch.Tensor
+    halves: tuple[torch.Tensor, torch.Tensor]
+    quarters: tuple[torch.Tensor, torch.Tensor]
+    eighths: tuple[torch.Tensor, torch.Tensor]
+    coarse_motion_B2HW: torch.Tensor
+    coarse_hidden_BCHW: torch.Tensor
+
+    def quarter_features(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The trained features of both frames at 1/4."""
+        return self.quarters[0][:, 3 + TEXTURE_CHANNELS :], self.quarters[1][:, 3 + TEXTURE_CHANNELS :]
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """Motion at time t, and the decoder's features at half resolution.
+
+    `bend_B2HW`: how far the path leaves the straight line between its ends at time t (what turns or speeds up does).
+    `levels`: the motion as each level had it, from the coarsest to full resolution.
+    """
+
+    motion_B2HW: torch.Tensor
+    bend_B2HW: torch.Tensor
+    hidden_BCHW: torch.Tensor
+    levels: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Both frames of a padded pair as they look at time t, and how they were brought there."""
+
+    pair: PairPyramid
+    time_B111: torch.Tensor
+    motion: Motion
+    first_BCHW: torch.Tensor
+    second_BCHW: torch.Tensor
+
+    def folded(self) -> torch.Tensor:
+        """Both frames and how they differ, four pixels at a time: 28 channels at half resolution."""
+        apart = (self.second_BCHW - self.first_BCHW).abs().mean(1, keepdim=True)
+        return F.pixel_unshuffle(torch.cat([self.first_BCHW, self.second_BCHW, apart], dim=1), 2)
+
+    def features(self, sides: tuple[torch.Tensor, torch.Tensor], scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of both frames at 1/scale, brought to time t."""
+        motion = F.avg_pool2d(self.motion.motion_B2HW, scale) / scale
+        return warp(sides[0], -self.time_B111 * motion), warp(sides[1], (1 - self.time_B111) * motion)
+
+
+def _start_at_proposal(head: nn.Conv2d, first: int, stop: int | None = None) -> None:
+    """No correction, and much belief in what is proposed: untrained, the estimate is block matching and Gauss-Newton steps."""
+    zero(head)
+    with torch.no_grad():
+        assert head.bias is not None
+        head.bias[first:stop] = 3.5
+
+
+class Level(nn.Module):
+    """Mixes what it is shown and says how the motion changes: a correction of its own and a share in a proposed one."""
+
+    def __init__(self, shown: int, width: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(shown, width, 1)
+        self.blocks = nn.ModuleList([ResidualBlock(width, dilation=2), ResidualBlock(width)])
+        self.out = nn.Conv2d(width, 3, 3, padding=1)
+        _start_at_proposal(self.out, 2)
+
+    def forward(self, shown_BCHW: torch.Tensor, proposal_B2HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The change of motion in this level's pixels, B2HW, and features for the next level."""
+        hidden = self.mix(shown_BCHW)
+        for block in self.blocks:
+            hidden = block(hidden)
+        raw = self.out(F.leaky_relu(hidden, 0.1)).float()
+        return 4 * raw[:, :2] + raw[:, 2:].sigmoid() * proposal_B2HW, hidden
+
+
+class MotionEstimator(nn.Module):
+    """Pyramid and coarse motion once per pair (`encode`), the motion seen at a time once per time (`estimate`).
+
+    No gradient runs from one level's estimate into the next one's view: each level is taught by its own error.
+    """
+
+    def __init__(self, config: MotionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pyramid = FeaturePyramid(config.widths)
+        window, wide = (2 * SEARCH_RADIUS + 1) ** 2, (2 * WIDE_RADIUS + 1) ** 2
+        self.coarse = Level(wide + 2 * config.widths[2] + 2 * 3, config.coarse)
+        self.widen = nn.Conv2d(config.coarse, config.middle, 1)
+        self.middle = Level(2 * window + 2 * config.widths[1] + config.middle + 2 + 2 + 1, config.middle)
+        self.narrow = nn.Conv2d(config.middle, config.fine, 1)
+        self.fine_in = nn.Conv2d(2 * config.widths[0] + config.fine + 2 + 2 + 1, config.fine, 3, padding=1)
+        self.fine_block = ResidualBlock(config.fine)
+        self.fine_out = nn.Conv2d(config.fine, 3, 3, padding=1)
+        # Of every full-resolution pixel: change of motion, belief in the last Gauss-Newton step, and the path's curvature.
+        self.sharpen = nn.Conv2d(config.fine, 4 * (2 + 1 + 2), 3, padding=1)
+        _start_at_proposal(self.fine_out, 2)
+        _start_at_proposal(self.sharpen, 8, 12)
+
+    def encode(self, first_BCHW: torch.Tensor, second_BCHW: torch.Tensor) -> PairPyramid:
+        """What does not depend on time, of frames whose sides are multiples of `config.alignment`."""
+        both = torch.cat([first_BCHW, second_BCHW])
+        half, quarter, eighth = self.pyramid(both)
+        small = F.avg_pool2d(both, 2)
+        texture = texture_of(both)
+        halves = _two(torch.cat([small, half.float()], dim=1))
+        quarters = _two(torch.cat([F.avg_pool2d(small, 2), texture, quarter.float()], dim=1))
+        eighths = _two(eighth)
+        # Coarse motion: the textures of both frames compared over a wide range, by windows of 3x3 and 5x5 places of the 1/8
+        # grid; the mean over good matches, and how good the best is.
+        with torch.no_grad():
+            likeness = F.avg_pool2d(local_correlation(*_two(texture), WIDE_RADIUS), 2)
+            likeness = window_mean(likeness, 3)
+            proposals = [best_match(likeness), best_match(window_mean(likeness, 3))]
+        shown = torch.cat([likeness, *eighths, *proposals], dim=1)
+        # The map that was compared has places of 4 pixels, this level of 8.
+        change, hidden = self.coarse(shown, proposals[1][:, :2] / 2)
+        return PairPyramid(first_BCHW, second_BCHW, halves, quarters, eighths, 8 * change, hidden)
+
+    def estimate(self, pair: PairPyramid, interp_time_B: torch.Tensor) -> Motion:
+        """Motion at time t of each pair, coarse to fine."""
+        time = interp_time_B[:, None, None, None]
+        levels, hidden = self.estimate_quarter(pair, interp_time_B)
+        # 1. At 1/2.
+        motion = 4 * self._settled(pair.quarters, levels[-1].detach() / 4, time)
+        motion, hidden = _twice(motion), _twice(hidden)
+        first, second, step, trust = self._look(pair.halves, motion / 2, time)
+        constant = time.expand(-1, 1, *motion.shape[-2:])
+        shown = torch.cat([first, second, self.narrow(hidden), step, trust, constant], dim=1)
+        hidden = self.fine_block(self.fine_in(shown))
+        raw = self.fine_out(F.leaky_relu(hidden, 0.1)).float()
+        inside = stays_inside(-time * motion / 2, 2) * stays_inside((1 - time) * motion / 2, 2)
+        motion = motion + 2 * inside * (raw[:, :2] + raw[:, 2:].sigmoid() * step)
+        levels.append(motion)
+        # 2. At full resolution: what half resolution says of each of its four pixels, and steps on the frames.
+        fine = F.pixel_shuffle(self.sharpen(F.leaky_relu(hidden, 0.1)).float(), 2)
+        inside = F.interpolate(inside, scale_factor=2.0, mode="nearest")
+        motion = _twice(motion) + inside * fine[:, :2]
+        for _ in range(FINE_STEPS):
+            with torch.no_grad():
+                first, second = warp(pair.first_BCHW, -time * motion), warp(pair.second_BCHW, (1 - time) * motion)
+                step, _ = gauss_newton_step(first, second, time)
+            motion = motion + inside * fine[:, 2:3].sigmoid() * step
+        return Motion(motion, time * (1 - time) * fine[:, 3:], hidden, (*levels, motion))
+
+    def estimate_quarter(
+        self, pair: PairPyramid, interp_time_B: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Motion at 1/8 and, improved twice, at 1/4; and features at 1/4."""
+        time = interp_time_B[:, None, None, None]
+        levels = [pair.coarse_motion_B2HW]
+        motion, hidden = _twice(levels[0]).detach(), _twice(self.widen(pair.coarse_hidden_BCHW))
+        constant = time.expand(-1, 1, *motion.shape[-2:])
+        for _ in range(REPEATS):
+            motion = 4 * self._settled(pair.quarters, motion.detach() / 4, time)
+            first, second, step, trust = self._look(pair.quarters, motion / 4, time)
+            with torch.no_grad():
+                textures = first[:, :TEXTURE_CHANNELS], second[:, :TEXTURE_CHANNELS]
+                likeness = window_mean(local_correlation(*textures, SEARCH_RADIUS), 3)
+                match = best_match(window_mean(likeness, 3))[:, :2]
+                # The step is good for less than a pixel; before that, the search is.
+                proposal = torch.where(match.abs().amax(1, keepdim=True) < 1, step, match)
+            first, second = first[:, TEXTURE_CHANNELS:], second[:, TEXTURE_CHANNELS:]
+            correlation = local_correlation(first, second, SEARCH_RADIUS)
+            shown = torch.cat([likeness, correlation, first, second, hidden, proposal, trust, constant], dim=1)
+            change, hidden = self.middle(shown, proposal)
+            motion = motion + 4 * change
+            levels.append(motion)
+        return levels, hidden
+
+    def _settled(
+        self, sides: tuple[torch.Tensor, torch.Tensor], motion_B2HW: torch.Tensor, time_B111: torch.Tensor
+    ) -> torch.Tensor:
+        """The motion, and that of the region around instead where it explains the frames better or leads out of one of them.
+
+        What one frame does not show cannot be found by comparing: a strip as wide as the motion at the border.
+        """
+
+        def examine(motion: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            flows = -time_B111 * motion, (1 - time_B111) * motion
+            apart = (warp(sides[0][:, :3], flows[0]) - warp(sides[1][:, :3], flows[1])).abs().mean(1, keepdim=True)
+            inside = stays_inside(flows[0], BORDER_PX) * stays_inside(flows[1], BORDER_PX)
+            return window_mean(apart, 5), inside
+
+        with torch.no_grad():
+            apart, inside = examine(motion_B2HW)
+            regional, mass = regional_motion(motion_B2HW, inside * torch.exp(-40 * apart))
+            apart_regional, inside_regional = examine(regional)
+            better = (inside_regional == 0) | (apart_regional < 0.8 * apart - 0.002)
+            return torch.where(better & (mass > 1e-3), regional, motion_B2HW)
+
+    def view(self, pair: PairPyramid, interp_time_B: torch.Tensor) -> View:
+        """Both frames at time t. Bicubic, since a bilinear warp blurs by the fraction of a pixel."""
+        time, motion = interp_time_B[:, None, None, None], self.estimate(pair, interp_time_B)
+        first = warp(pair.first_BCHW, -time * motion.motion_B2HW - motion.bend_B2HW, "bicubic")
+        second = warp(pair.second_BCHW, (1 - time) * motion.motion_B2HW - motion.bend_B2HW, "bicubic")
+        return View(pair, time, motion, first, second)
+
+    def _look(
+        self, sides: tuple[torch.Tensor, torch.Tensor], motion_B2HW: torch.Tensor, time_B111: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Both sides at time t without their small frames, and the Gauss-Newton step of these."""
+        first = warp(sides[0], -time_B111 * motion_B2HW)
+        second = warp(sides[1], (1 - time_B111) * motion_B2HW)
+        with torch.no_grad():
+            step, trust = gauss_newton_step(first[:, :3], second[:, :3], time_B111)
+        return first[:, 3:], second[:, 3:], step, trust
+
+
+def _twice(x_BCHW: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x_BCHW, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _two(both_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first and the second frames' half of a batch."""
+    first, second = both_BCHW.chunk(2)
+    return first, second
