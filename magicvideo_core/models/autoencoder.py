@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from magicvideo_core.models.edsc import SideKernels, sample_taps
-from magicvideo_core.models.motion import MotionConfig, ResidualBlock, View, nearness, zero
+from magicvideo_core.models.motion import MotionConfig, View, nearness, zero
+from magicvideo_core.models.pyramid import ResidualBlock
 
 
 @dataclass(frozen=True, slots=True)

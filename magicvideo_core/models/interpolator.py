@@ -22,6 +22,7 @@ from magicvideo_core.models.autoencoder import AutoencoderConfig, GanHead
 from magicvideo_core.models.light import LightHead
 from magicvideo_core.models.matching import window_mean
 from magicvideo_core.models.motion import MotionConfig, MotionEstimator, PairPyramid, View
+from magicvideo_core.models.strict_state import load_strictly
 
 ARCHITECTURE = "motion-edsc-interpolator"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -136,16 +137,5 @@ def load_interpolator(folder: Path, combine: Combine = "fallback") -> Interpolat
     except SafetensorError as error:
         raise WeightsError(f"{weights_path}: not a safetensors file: {error}") from error
     model = Interpolator(config, combine)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    problems = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
-    problems += [
-        f"{name} is {found[name]}, should be {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name] != expected[name]
-    ]
-    if problems:
-        raise WeightsError(f"{weights_path} does not fit {config_path}: {'; '.join(problems)}")
-    model.load_state_dict(state)
+    load_strictly(model, state, str(weights_path), str(config_path))
     return model.eval()

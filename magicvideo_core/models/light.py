@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from magicvideo_core.models.motion import MotionConfig, ResidualBlock, View, nearness, zero
+from magicvideo_core.models.motion import MotionConfig, View, nearness, zero
+from magicvideo_core.models.pyramid import ResidualBlock
 
 
 class LightHead(nn.Module):

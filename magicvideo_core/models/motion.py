@@ -1,4 +1,4 @@
-"""Motion between two frames as seen at a time between them: a feature pyramid and a coarse-to-fine estimate.
+"""Motion between two frames as seen at a time between them, estimated coarse to fine.
 
 Motion V is what moves through a pixel at time t: what is seen at x was at x - t V in the first frame and will be at
 x + (1 - t) V in the second. One field serves both sides, also where one of the frames hides the place. Its unit is pixels
@@ -9,9 +9,7 @@ Shape suffixes as in `matching`. Frames are float32 in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +26,7 @@ from magicvideo_core.models.matching import (
     warp,
     window_mean,
 )
+from magicvideo_core.models.pyramid import FeaturePyramid, ResidualBlock
 
 # Coarse matching: places of the 1/4 grid up to this far apart are compared, so motion of up to 32 pixels is found.
 WIDE_RADIUS = 8
@@ -65,39 +64,6 @@ def zero(layer: nn.Conv2d) -> None:
 def nearness(time: torch.Tensor) -> torch.Tensor:
     """Logit of time t: the second frame's share where nothing else is known of who shows what is seen."""
     return torch.logit(time, eps=1e-3)
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions around a skip connection."""
-
-    def __init__(self, channels: int, dilation: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return x_BCHW + self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x_BCHW, 0.1)), 0.1))
-
-
-class FeaturePyramid(nn.Module):
-    """Features of one frame at 1/2, 1/4, ... of its resolution."""
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        # Space to depth: the full resolution is too dear to convolve at.
-        self.stem = nn.Conv2d(3 * 4, widths[0], 3, padding=1)
-        self.refine = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in widths)
-        self.downs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
-
-    def forward(self, frames_BCHW: torch.Tensor) -> list[torch.Tensor]:
-        x = self.stem(F.pixel_unshuffle(frames_BCHW - 0.5, 2))
-        levels: list[torch.Tensor] = []
-        for level, refine in enumerate(self.refine):
-            if level:
-                x = self.downs[level - 1](F.leaky_relu(levels[-1], 0.1))
-            levels.append(x + refine(F.leaky_relu(x, 0.1)))
-        return levels
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,12 @@ S texels, K outline angles, 2 is x then y. Lengths are pixels, angles radians; p
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from magicvideo_core.training.textures import TRAINING_FAMILIES, draw_fields, log_uniform, uniform
-from magicvideo_core.training.vfi_scenes import TrainingPairs
 
 TEXELS_PER_PX = 2
 OUTLINE_ANGLES = 256
@@ -191,49 +189,6 @@ class TexturedScenes:
             holes = chosen[pierced]
             coverage[pierced] *= self._hole(holes, layer, self._sample(holes, layer, local[pierced]))
         return coverage > 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class TexturedPairs(TrainingPairs):
-    """Training pairs with what is known of them: the scenes, the flow between the two frames, and what shows in both.
-
-    Flows are B2HW in pixels (x, y) at the pixels of the frame they start from; visible B1HW is 1 where the point shows in the
-    other frame. Flows from and to other times: `scenes.flow`.
-    """
-
-    scenes: TexturedScenes
-    flow_forward_B2HW: torch.Tensor
-    flow_backward_B2HW: torch.Tensor
-    visible_forward_B1HW: torch.Tensor
-    visible_backward_B1HW: torch.Tensor
-
-
-def sample_textured_pairs(
-    rng: random.Random,
-    generator: torch.Generator,
-    batch_size: int,
-    crop_px: int,
-    settings: SceneSettings | None = None,
-) -> TexturedPairs:
-    """Random pairs of textured scenes, `crop_px` square; two times each, half of the pairs thirds, the others any."""
-    scenes = draw_scenes(generator, batch_size, settings or SceneSettings(canvas_px=crop_px))
-    between = [[1 / 3, 2 / 3] if rng.random() < 0.5 else [rng.random(), rng.random()] for _ in range(batch_size)]
-    times_BT = torch.tensor(between)
-    zeros, ones = torch.zeros(batch_size), torch.ones(batch_size)
-    frames = scenes.render(torch.cat([zeros[:, None], ones[:, None], times_BT], dim=1))
-    forward, visible_forward = scenes.flow(zeros, ones)
-    backward, visible_backward = scenes.flow(ones, zeros)
-    return TexturedPairs(
-        frames[:, 0],
-        frames[:, 1],
-        times_BT,
-        frames[:, 2:],
-        scenes,
-        forward,
-        backward,
-        visible_forward,
-        visible_backward,
-    )
 
 
 # ---- drawing scenes ---------------------------------------------------------------------------------------------------

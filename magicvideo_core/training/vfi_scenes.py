@@ -34,16 +34,6 @@ MAX_GROWTH = 0.08
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingPairs:
-    """Two neighbouring frames (BCHW), times between (BT) and the true frames there (BTCHW)."""
-
-    first_BCHW: torch.Tensor
-    second_BCHW: torch.Tensor
-    interp_times_BT: torch.Tensor
-    truth_BTCHW: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class FreeObject:
     """An object in uniform motion from time 0 to 1; canvas units, radians, colour 0..255."""
 
@@ -128,24 +118,6 @@ def _world_frames(rng: random.Random, times: Sequence[float]) -> FrameParameters
     scene: SceneSpec = sample_scene(rng, num_objects=rng.choice((1, 1, 2)))
     start = rng.uniform(0, 1 - KEYFRAME_GAP_U)
     return frame_parameters([(scene, start + KEYFRAME_GAP_U * time) for time in times])
-
-
-def sample_pairs(rng: random.Random, generator: torch.Generator, batch_size: int, crop_px: int) -> TrainingPairs:
-    """Random training pairs, half from trained clips of the world and half in free motion; two times each.
-
-    Half of the pairs ask for thirds, the others for any times.
-    """
-    clips, times_BT = [], []
-    for _ in range(batch_size):
-        between = [1 / 3, 2 / 3] if rng.random() < 0.5 else [rng.random(), rng.random()]
-        draw = _world_frames if rng.random() < 0.5 else _free_frames
-        frames = render_batch(draw(rng, [0.0, 1.0, *between]), CANVAS_PX) / 255
-        top, left = (rng.randint(0, CANVAS_PX - crop_px) for _ in range(2))
-        frames = frames[:, :, top : top + crop_px, left : left + crop_px]
-        clips.append(_degrade(frames, [0.0, 1.0, *between], rng, generator))
-        times_BT.append(between)
-    frames_BNCHW = torch.stack(clips)
-    return TrainingPairs(frames_BNCHW[:, 0], frames_BNCHW[:, 1], torch.tensor(times_BT), frames_BNCHW[:, 2:])
 
 
 @dataclass(frozen=True, slots=True)

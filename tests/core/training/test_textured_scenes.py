@@ -1,13 +1,12 @@
 """Textured scenes: frames that follow the motion exactly, flow that leads to the same point, families kept apart."""
 
-import random
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from magicvideo_core.training.textured_scenes import SceneSettings, draw_scenes, sample_textured_pairs
+from magicvideo_core.training.textured_scenes import SceneSettings, draw_scenes
 from magicvideo_core.training.textures import FAMILIES, HELD_OUT_FAMILIES, TRAINING_FAMILIES, draw_fields
 
 
@@ -18,21 +17,21 @@ def warp(frames_BCHW: torch.Tensor, flow_B2HW: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(frames_BCHW, points * (2 / size) - 1, mode="bicubic", align_corners=False)
 
 
-def test_pairs_are_reproducible_and_in_range() -> None:
-    one, other = (sample_textured_pairs(random.Random(3), torch.Generator().manual_seed(4), 4, 48) for _ in range(2))
-    assert torch.equal(one.truth_BTCHW, other.truth_BTCHW)
-    assert one.truth_BTCHW.shape == (4, 2, 3, 48, 48)
-    for frames in (one.first_BCHW, one.second_BCHW, one.truth_BTCHW):
-        assert 0 <= frames.min() <= frames.max() <= 1
-    assert not torch.equal(one.first_BCHW, one.second_BCHW)
+def test_scenes_are_reproducible_and_in_range() -> None:
+    settings, times = SceneSettings(canvas_px=48), torch.tensor([[0.0, 0.4, 1.0]] * 4)
+    one, other = (draw_scenes(torch.Generator().manual_seed(4), 4, settings).render(times) for _ in range(2))
+    assert torch.equal(one, other)
+    assert one.shape == (4, 3, 3, 48, 48)
+    assert 0 <= one.min() <= one.max() <= 1
+    assert not torch.equal(one[:, 0], one[:, 2])
 
 
 def test_flow_leads_to_the_same_point_where_it_shows() -> None:
-    pairs = sample_textured_pairs(random.Random(0), torch.Generator().manual_seed(1), 12, 64)
-    for frame, other, flow, visible in (
-        (pairs.first_BCHW, pairs.second_BCHW, pairs.flow_forward_B2HW, pairs.visible_forward_B1HW),
-        (pairs.second_BCHW, pairs.first_BCHW, pairs.flow_backward_B2HW, pairs.visible_backward_B1HW),
-    ):
+    scenes = draw_scenes(torch.Generator().manual_seed(1), 12, SceneSettings(canvas_px=64))
+    times = torch.tensor([[0.0, 1.0]] * 12)
+    first, second = scenes.render(times).unbind(1)
+    for frame, other, (start, end) in ((first, second, times.unbind(1)), (second, first, times.flip(1).unbind(1))):
+        flow, visible = scenes.flow(start, end)
         error = (warp(other, flow) - frame).abs()
         seen = (error * visible).sum() / (3 * visible.sum())
         hidden = (error * (1 - visible)).sum() / (3 * (1 - visible).sum())

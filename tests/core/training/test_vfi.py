@@ -22,7 +22,6 @@ from magicvideo_core.training.vfi_scenes import (
     nearest_colour,
     sample_free_object,
     sample_motion_pairs,
-    sample_pairs,
 )
 
 
@@ -41,11 +40,10 @@ def test_every_part_of_a_movement_has_its_word() -> None:
 
 
 def test_pairs_are_reproducible_and_in_range() -> None:
-    one, other = (sample_pairs(random.Random(3), torch.Generator().manual_seed(4), 4, 64) for _ in range(2))
-    assert torch.equal(one.truth_BTCHW, other.truth_BTCHW)
-    assert one.first_BCHW.shape == one.second_BCHW.shape == (4, 3, 64, 64)
-    assert one.truth_BTCHW.shape == (4, 2, 3, 64, 64)
-    for frames in (one.first_BCHW, one.second_BCHW, one.truth_BTCHW, one.interp_times_BT):
+    one, other = (sample_motion_pairs(random.Random(3), torch.Generator().manual_seed(4), 4, 64) for _ in range(2))
+    assert torch.equal(one.truth_BCHW, other.truth_BCHW)
+    assert one.first_BCHW.shape == one.second_BCHW.shape == one.truth_BCHW.shape == (4, 3, 64, 64)
+    for frames in (one.first_BCHW, one.second_BCHW, one.truth_BCHW, one.interp_time_B):
         assert 0 <= frames.min() <= frames.max() <= 1
 
 
