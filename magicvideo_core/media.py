@@ -20,6 +20,8 @@ from magicvideo_core.errors import MediaError
 DEFAULT_CRF = 14
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BITEXACT = {"fflags": "+bitexact"}
+# The index before the frames: a player begins with the first bytes that it gets, and asks for no range at the end.
+_MUXER_OPTIONS = {"mp4": {"movflags": "+faststart"}}
 # swscale's default shortcuts truncate chroma: they cost up to 3 levels of a flat colour, where these stay within 1.
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 # Colours of small moving objects drift without these: chroma gets more bits, and frames that others are predicted
@@ -147,7 +149,10 @@ def _encode(
 ) -> bytes:
     buffer = io.BytesIO()
     rate = Fraction(fps).limit_denominator(1001)
-    with av.open(buffer, "w", format=container_format, options=_BITEXACT) as container:
+    options = _BITEXACT | _MUXER_OPTIONS.get(container_format, {})
+    # To move the index forward the muxer reads again what it wrote.
+    reopen = lambda url, flags, options: io.BytesIO(buffer.getvalue())
+    with av.open(buffer, "w", format=container_format, options=options, io_open=reopen) as container:
         stream = container.add_stream(codec, rate=rate, options={"flags": "+bitexact", **codec_options})
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames.shape[1:3]

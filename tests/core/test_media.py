@@ -75,6 +75,11 @@ def test_equal_frames_give_equal_bytes() -> None:
     assert encode_png(frames[0]) == encode_png(frames[0].copy())
 
 
+def test_an_mp4_has_its_index_before_its_frames() -> None:
+    data = encode_mp4(_noise(), 24.0)
+    assert 0 < data.find(b"moov") < data.find(b"mdat")
+
+
 def test_images_of_any_kind_become_rgb() -> None:
     frame = _noise()[0]
     assert np.array_equal(decode_image(encode_png(frame)), frame)
