@@ -109,9 +109,15 @@ class T2IConfig(_StageConfig):
     first_pass_scale: float = Field(default=1.0, gt=0.0, le=1.0)
     refine_strength: float = Field(default=0.6, gt=0.0, le=1.0)
     refine_num_inference_steps: int | None = Field(default=None, ge=1, le=1000)
+    images_per_forward: int = Field(default=1, ge=1, le=64)
 
     @model_validator(mode="after")
     def _check_first_pass(self) -> "T2IConfig":
+        if self.pool.batch_size % self.images_per_forward:
+            raise ValueError(
+                f"pool.batch_size = {self.pool.batch_size} must be a multiple of "
+                f"images_per_forward = {self.images_per_forward}, or most of each forward pass is padding"
+            )
         if (self.height * self.first_pass_scale) % 8 or (self.width * self.first_pass_scale) % 8:
             raise ValueError(
                 f"first_pass_scale = {self.first_pass_scale} must make height and width multiples of 8 too"

@@ -61,11 +61,11 @@ def denoise(
     latents: torch.Tensor,
     scheduler: SchedulerMixin,
     timesteps: torch.Tensor,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | list[torch.Generator] | None = None,
 ) -> torch.Tensor:
     """Run the scheduler from `latents` over `timesteps` (prepared by `set_timesteps`); returns clean, scaled latents.
 
-    Schedulers that add noise on the way (SDE solvers, ancestral ones) draw it from `generator`.
+    Schedulers that add noise on the way (SDE solvers, ancestral ones) draw it from `generator`, one or one per latent.
     """
     draws = generator is not None and "generator" in inspect.signature(scheduler.step).parameters
     options = {"generator": generator} if draws else {}

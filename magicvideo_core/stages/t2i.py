@@ -11,7 +11,7 @@ from transformers import CLIPTextModel
 from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig, T2IConfig
 from magicvideo_core.config.weights import WeightsReference, resolve_weights
-from magicvideo_core.errors import ClipError, NonFiniteError, WeightsError
+from magicvideo_core.errors import NonFiniteError, WeightsError
 from magicvideo_core.ids import stage_seed
 from magicvideo_core.models import latents as pixels
 from magicvideo_core.models.components import (
@@ -43,21 +43,31 @@ class T2IStage:
         self._painter = painter(reference, dtype, device)
 
     def process(self, batch: Sequence[StageItem]) -> list[Outcome]:
-        """One image (T = 1) per item. Every clip has its own generator and its own forward passes."""
+        """One image (T = 1) per item, `images_per_forward` of them in each forward pass.
+
+        Every clip has its own generator, and every forward pass the same shape, filled up with copies where clips are
+        few: kernels are chosen by shape, so an image does not depend on what else is painted.
+        """
         if self._painter is None:
             raise RuntimeError("T2IStage.load must be called before clips can be processed")
-        outcomes = []
-        for item in batch:
-            try:
-                image_1CHW = self._painter.paint(item.clip, self.settings)
-                if not torch.isfinite(image_1CHW).all():
-                    raise NonFiniteError(
-                        f"clip {item.clip.clip_id}, stage t2i: the image has values that are not finite"
-                    )
-                outcomes.append(Outcome(item.clip.clip_id, pixels.unit_to_frames(image_1CHW), self._fps))
-            except ClipError as error:
-                outcomes.append(Outcome(item.clip.clip_id, None, self._fps, error))
-        return outcomes
+        size, outcomes = self.settings.images_per_forward, {}
+        clips = [item.clip for item in batch]
+        # Some pipelines tell no negative prompt from an empty one: a pass has clips of one kind.
+        for kind in ([c for c in clips if not c.negative_prompt], [c for c in clips if c.negative_prompt]):
+            for together in (kind[first : first + size] for first in range(0, len(kind), size)):
+                filled = [*together, *together[:1] * (size - len(together))]
+                images_NCHW = self._painter.paint(filled, self.settings)
+                outcomes |= {
+                    clip.clip_id: self._outcome(clip, image_CHW)
+                    for clip, image_CHW in zip(together, images_NCHW, strict=False)
+                }
+        return [outcomes[clip.clip_id] for clip in clips]
+
+    def _outcome(self, clip: Clip, image_CHW: torch.Tensor) -> Outcome:
+        if not torch.isfinite(image_CHW).all():
+            error = NonFiniteError(f"clip {clip.clip_id}, stage t2i: the image has values that are not finite")
+            return Outcome(clip.clip_id, None, self._fps, error)
+        return Outcome(clip.clip_id, pixels.unit_to_frames(image_CHW[None]), self._fps)
 
     def close(self) -> None:
         """Give the device's memory back."""
@@ -79,15 +89,16 @@ class _Pipeline:
         self.pipeline = pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
 
-    def paint(self, clip: Clip, settings: T2IConfig) -> torch.Tensor:
+    def paint(self, clips: Sequence[Clip], settings: T2IConfig) -> torch.Tensor:
+        negative_prompts = [clip.negative_prompt for clip in clips]
         return self.pipeline(
-            clip.prompt,
-            negative_prompt=clip.negative_prompt or None,
+            [clip.prompt for clip in clips],
+            negative_prompt=negative_prompts if all(negative_prompts) else None,
             height=settings.height,
             width=settings.width,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
-            generator=torch.Generator().manual_seed(stage_seed(clip.seed, "t2i")),
+            generator=_generators(clips),
             output_type="pt",
         ).images
 
@@ -104,13 +115,13 @@ class _EmbeddedModel:
         self.scheduler = load_scheduler(reference)
 
     @torch.no_grad()
-    def paint(self, clip: Clip, settings: T2IConfig) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(stage_seed(clip.seed, "t2i"))
+    def paint(self, clips: Sequence[Clip], settings: T2IConfig) -> torch.Tensor:
+        generators = _generators(clips)
         scale = settings.first_pass_scale
         height, width = round(settings.height * scale), round(settings.width * scale)
         timesteps = set_timesteps(self.scheduler, settings.num_inference_steps, shift=settings.timestep_shift)
-        noise = self._noise(height, width, generator) * self.scheduler.init_noise_sigma
-        image = self._denoised(noise, timesteps, clip, settings, height, width, generator)
+        noise = self._noise(height, width, generators) * self.scheduler.init_noise_sigma
+        image = self._denoised(noise, timesteps, clips, settings, height, width, generators)
         if scale == 1.0:
             return image
         size = (settings.height, settings.width)
@@ -122,27 +133,27 @@ class _EmbeddedModel:
             start_timestep=round(settings.refine_strength * last_timestep),
             shift=settings.timestep_shift,
         )
-        start = noised(pixels.encode(self.vae, upsampled), self._noise(*size, generator), self.scheduler, timesteps[0])
-        return self._denoised(start, timesteps, clip, settings, *size, generator)
+        start = noised(pixels.encode(self.vae, upsampled), self._noise(*size, generators), self.scheduler, timesteps[0])
+        return self._denoised(start, timesteps, clips, settings, *size, generators)
 
-    def _noise(self, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    def _noise(self, height: int, width: int, generators: Sequence[torch.Generator]) -> torch.Tensor:
         shape = (1, self.unet.config.in_channels, height // 8, width // 8)
-        return torch.randn(shape, generator=generator).to(self.device)
+        return torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
 
     def _denoised(
         self,
         start: torch.Tensor,
         timesteps: torch.Tensor,
-        clip: Clip,
+        clips: Sequence[Clip],
         settings: T2IConfig,
         height: int,
         width: int,
-        generator: torch.Generator,
+        generators: list[torch.Generator],
     ) -> torch.Tensor:
-        """One pass: from starting latents to an image, 1CHW."""
+        """One pass: from starting latents to images, NCHW."""
 
-        def predictor(prompt: str) -> Predict:
-            embeds, pooled = embed_prompts([prompt], self.tokenizer, self.text_encoder)
+        def predictor(prompts: Sequence[str]) -> Predict:
+            embeds, pooled = embed_prompts(prompts, self.tokenizer, self.text_encoder)
             conditions = added_conditions(self.unet, pooled, height, width)
 
             def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -151,5 +162,12 @@ class _EmbeddedModel:
 
             return predict
 
-        predict = guided(predictor(clip.prompt), predictor(clip.negative_prompt), settings.guidance_scale)
-        return pixels.decode(self.vae, denoise(predict, start, self.scheduler, timesteps, generator))
+        conditional = predictor([clip.prompt for clip in clips])
+        unconditional = predictor([clip.negative_prompt for clip in clips])
+        predict = guided(conditional, unconditional, settings.guidance_scale)
+        return pixels.decode(self.vae, denoise(predict, start, self.scheduler, timesteps, generators))
+
+
+def _generators(clips: Sequence[Clip]) -> list[torch.Generator]:
+    """One for each clip, on the CPU: the same noise on any device."""
+    return [torch.Generator().manual_seed(stage_seed(clip.seed, "t2i")) for clip in clips]
