@@ -50,7 +50,8 @@ class T2IStage:
         """
         if self._painter is None:
             raise RuntimeError("T2IStage.load must be called before clips can be processed")
-        size, outcomes = self.settings.images_per_forward, {}
+        size = self.settings.images_per_forward
+        outcomes: dict[str, Outcome] = {}
         clips = [item.clip for item in batch]
         # Some pipelines tell no negative prompt from an empty one: a pass has clips of one kind.
         for kind in ([c for c in clips if not c.negative_prompt], [c for c in clips if c.negative_prompt]):
