@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from prefect import task
@@ -37,8 +37,11 @@ Upstream = Mapping[str, Mapping[str, ManifestRow]]
     **RETRY_TRANSIENT,
 )
 def run_stage(run_uri: str, stage: str, shard_id: int) -> dict[str, int]:
-    """Bring every clip of a shard to a terminal row in a stage; returns how many rows have which status."""
-    counts = complete_shard(engine_of(run_uri), stage, shard_id)
+    """Bring every clip of a shard to a terminal row in a stage; returns how many rows have which status.
+
+    The stages before it may still be at work on the shard, in a task each: a clip is taken up when they have its rows.
+    """
+    counts = complete_shard(engine_of(run_uri), stage, shard_id, beside_upstream=True)
     return {
         "succeeded": counts.succeeded,
         "failed": counts.failed,
@@ -47,12 +50,15 @@ def run_stage(run_uri: str, stage: str, shard_id: int) -> dict[str, int]:
     }
 
 
-def complete_shard(engine: Engine, stage: str, shard_id: int, lost: Collection[str] = ()) -> StageCounts:
+def complete_shard(
+    engine: Engine, stage: str, shard_id: int, lost: Collection[str] = (), *, beside_upstream: bool = False
+) -> StageCounts:
     """Do what is left of a shard in a stage, then write its manifest; safe to call again at any point.
 
     A clip is done where it has a row that counts (`_void_attempts` says which do not). A clip whose upstream did not
     succeed gets a `skipped` row. `lost` are clips whose artifact of this stage a later one has found damaged. The
-    journal is cleared once the manifest that repeats it is durable.
+    journal is cleared once the manifest that repeats it is durable. `beside_upstream` says that the stages before are
+    at work on the shard meanwhile: their rows come through the engine's handover, not from storage.
     """
     storage, clips = engine.run.storage, engine.run.clips_of(shard_id)
     planned = engine.run.shards[shard_id].ids()
@@ -61,13 +67,14 @@ def complete_shard(engine: Engine, stage: str, shard_id: int, lost: Collection[s
     while True:
         records = read_shard(storage, stage, shard_id)
         if void is None:
-            void = _void_attempts(engine, stage, shard_id, records, clips, lost)
+            void = _void_attempts(engine, stage, shard_id, records, clips, lost, beside_upstream=beside_upstream)
             for clip_id in void:
                 engine.board.reopen(records.rows[clip_id])
         done = {clip_id: row for clip_id, row in records.rows.items() if row.attempt > void.get(clip_id, 0)}
-        for clip in clips:
-            if clip.clip_id in done and clip.clip_id not in made:
-                engine.board.finish(done[clip.clip_id], was_running=False)
+        found = [done[clip.clip_id] for clip in clips if clip.clip_id in done and clip.clip_id not in made]
+        for row in found:
+            engine.board.finish(row, was_running=False)
+        engine.handover.publish(found)
         missing = [clip for clip in clips if clip.clip_id not in done]
         # One attempt's number stands for one row per clip: what the journal holds of it becomes a manifest before any
         # of its clips is tried again.
@@ -75,7 +82,8 @@ def complete_shard(engine: Engine, stage: str, shard_id: int, lost: Collection[s
         if not fold:
             made = {clip.clip_id: made[clip.clip_id] for clip in missing if clip.clip_id in made}
             untried = [clip for clip in missing if clip.clip_id not in made]
-            tried = _make(engine, stage, shard_id, records.next_attempt, untried, not_reused=lost)
+            making = _Making(engine, stage, shard_id, records.next_attempt, not_reused=lost)
+            tried = making.make(untried, beside_upstream=beside_upstream)
             made.update((row.clip_id, row) for row in tried)
             made = {clip_id: replace(row, attempt=records.next_attempt) for clip_id, row in made.items()}
         rows = {**records.rows, **made}
@@ -96,11 +104,19 @@ def complete_shard(engine: Engine, stage: str, shard_id: int, lost: Collection[s
         for key in records.torn:
             storage.delete(key)
     engine.board.settle(stage, shard_id)
+    engine.handover.close(stage, shard_id)
     return count_rows([stage], len(clips), [rows[clip.clip_id] for clip in clips])[stage]
 
 
 def _void_attempts(
-    engine: Engine, stage: str, shard_id: int, records: ShardRecords, clips: Sequence[Clip], lost: Collection[str]
+    engine: Engine,
+    stage: str,
+    shard_id: int,
+    records: ShardRecords,
+    clips: Sequence[Clip],
+    lost: Collection[str],
+    *,
+    beside_upstream: bool,
 ) -> dict[str, int]:
     """Return the clips whose row does not count, and the row's attempt: a later one does.
 
@@ -108,7 +124,12 @@ def _void_attempts(
     there any more, or is one of `lost`.
     """
     rows = [records.rows[clip.clip_id] for clip in clips if clip.clip_id in records.rows]
-    upstream = _upstream(engine, stage, shard_id) if rows else {}
+    upstream: Upstream = {}
+    if any(row.status == "skipped" for row in rows):
+        if beside_upstream:
+            # What the stages before make of the clip this time decides.
+            engine.handover.wait_until_closed(reads(stage, engine.run.config.stages), shard_id)
+        upstream = _upstream(engine, stage, shard_id)
     selection = engine.run.selection
     without_artifact = engine.inventory.without_artifact(stage, rows)
     if without_artifact:
@@ -123,37 +144,79 @@ def _void_attempts(
     }
 
 
-def _make(
-    engine: Engine, stage: str, shard_id: int, attempt: int, clips: Sequence[Clip], not_reused: Collection[str]
-) -> list[ManifestRow]:
-    """Bring clips to a terminal row: skipped where their upstream did not succeed, taken over, or through the pool.
-
-    Where an actor finds that what it reads is gone or damaged, the stage that made it makes it again first.
+class _Making:
+    """Brings clips of one shard and attempt to a terminal row: skipped where their upstream did not succeed, taken
+    over from another run, or through the pool.
     """
-    rows: list[ManifestRow] = []
-    remakes: Counter[str] = Counter()
-    while clips:
-        upstream = _upstream(engine, stage, shard_id)
-        works, found = _split_by_upstream(engine, stage, shard_id, attempt, clips, upstream)
-        if engine.reuse is not None:
-            candidates = [work for work in works if work.clip.clip_id not in not_reused]
-            found += engine.reuse.take(engine.job(stage), candidates, upstream)
-        for row in found:
-            engine.board.finish(row, was_running=False)
-        with_row = {row.clip_id for row in found}
-        works = [work for work in works if work.clip.clip_id not in with_row]
-        results = engine.pool(stage).run(works) if works else []
-        lost = [result for result in results if isinstance(result, UpstreamLost)]
-        rows += found + [result for result in results if isinstance(result, ManifestRow)]
-        rows += [_failed_row(engine, stage, works, each) for each in lost if remakes[each.clip_id] == _MAX_REMAKES]
-        lost = [each for each in lost if remakes[each.clip_id] < _MAX_REMAKES]
-        remakes.update(each.clip_id for each in lost)
-        for name in reads(stage, engine.run.config.stages):
-            if clip_ids := frozenset(each.clip_id for each in lost if each.stage == name):
-                logger.warning("%s is made again for %d clips: %s", name, len(clip_ids), lost[0].reason.error_message)
-                complete_shard(engine, name, shard_id, lost=clip_ids)
-        clips = [clip for clip in clips if clip.clip_id in {each.clip_id for each in lost}]
-    return rows
+
+    def __init__(self, engine: Engine, stage: str, shard_id: int, attempt: int, not_reused: Collection[str]) -> None:
+        self._engine, self._stage, self._shard_id, self._attempt = engine, stage, shard_id, attempt
+        self._not_reused = not_reused
+        self._reads = reads(stage, engine.run.config.stages)
+        # Of the clips that did not go to the pool.
+        self._found: list[ManifestRow] = []
+        self._works: dict[str, ClipWork] = {}
+
+    def make(self, clips: Sequence[Clip], *, beside_upstream: bool) -> list[ManifestRow]:
+        """Return a row per clip. Where an actor finds that what it reads is gone or damaged, the stage that made it
+        makes it again first.
+        """
+        engine = self._engine
+        rows: list[ManifestRow] = []
+        remakes: Counter[str] = Counter()
+        while clips:
+            # A damaged artifact shows when the stages before have long finished the shard.
+            beside = beside_upstream and not remakes
+            results = engine.pool(self._stage).follow(
+                self._take_up(clips, beside_upstream=beside), lambda row: engine.handover.publish([row])
+            )
+            lost = [result for result in results if isinstance(result, UpstreamLost)]
+            rows += [result for result in results if isinstance(result, ManifestRow)]
+            rows += [self._failed_row(each) for each in lost if remakes[each.clip_id] == _MAX_REMAKES]
+            lost = [each for each in lost if remakes[each.clip_id] < _MAX_REMAKES]
+            remakes.update(each.clip_id for each in lost)
+            for name in self._reads:
+                if clip_ids := frozenset(each.clip_id for each in lost if each.stage == name):
+                    reason = lost[0].reason.error_message
+                    logger.warning("%s is made again for %d clips: %s", name, len(clip_ids), reason)
+                    if beside:
+                        engine.handover.wait_until_closed([name], self._shard_id)
+                    complete_shard(engine, name, self._shard_id, lost=clip_ids)
+            clips = [clip for clip in clips if clip.clip_id in {each.clip_id for each in lost}]
+        return rows + self._found
+
+    def _take_up(self, clips: Sequence[Clip], *, beside_upstream: bool) -> Iterator[list[ClipWork]]:
+        """Give the work of the clips that go to the pool, in the order in which what they read is there."""
+        engine = self._engine
+        by_id = {clip.clip_id: clip for clip in clips}
+        steps: Iterator[tuple[Sequence[str], Upstream]]
+        if beside_upstream:
+            steps = engine.handover.follow(self._reads, self._shard_id, list(by_id))
+        else:
+            steps = iter([(list(by_id), _upstream(engine, self._stage, self._shard_id))])
+        for clip_ids, upstream in steps:
+            ready = [by_id[clip_id] for clip_id in clip_ids]
+            works, found = _split_by_upstream(engine, self._stage, self._shard_id, self._attempt, ready, upstream)
+            if engine.reuse is not None:
+                candidates = [work for work in works if work.clip.clip_id not in self._not_reused]
+                found += engine.reuse.take(engine.job(self._stage), candidates, upstream)
+            self._note(found)
+            with_row = {row.clip_id for row in found}
+            works = [work for work in works if work.clip.clip_id not in with_row]
+            self._works.update((work.clip.clip_id, work) for work in works)
+            yield works
+
+    def _note(self, rows: list[ManifestRow]) -> None:
+        for row in rows:
+            self._engine.board.finish(row, was_running=False)
+        self._engine.handover.publish(rows)
+        self._found += rows
+
+    def _failed_row(self, lost: UpstreamLost) -> ManifestRow:
+        row = unfinished_row(self._engine.job(self._stage), self._works[lost.clip_id], "failed", lost.reason)
+        self._engine.board.finish(row, was_running=False)
+        self._engine.handover.publish([row])
+        return row
 
 
 def _split_by_upstream(
@@ -180,13 +243,6 @@ def _upstream(engine: Engine, stage: str, shard_id: int) -> Upstream:
     """Return the rows by clip id of each stage that this one reads."""
     names = reads(stage, engine.run.config.stages)
     return {name: read_shard(engine.run.storage, name, shard_id).rows for name in names}
-
-
-def _failed_row(engine: Engine, stage: str, works: list[ClipWork], lost: UpstreamLost) -> ManifestRow:
-    work = next(work for work in works if work.clip.clip_id == lost.clip_id)
-    row = unfinished_row(engine.job(stage), work, "failed", lost.reason)
-    engine.board.finish(row, was_running=False)
-    return row
 
 
 def _artifact(storage: Storage, row: ManifestRow) -> StoredObject:

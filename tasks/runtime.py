@@ -21,6 +21,7 @@ from magicvideo_core.manifest.layout import run_json_key
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.manifest.session import Session, open_session
 from tasks.forecast import Machines, forecast
+from tasks.handover import Handover
 from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
@@ -51,6 +52,7 @@ class Engine:
         self.inventory = Inventory(run.storage)
         self.reuse = ReuseSource(run.reuse, run.record.recipe_hashes) if run.reuse is not None else None
         self.board = ProgressBoard(run.config.stages, run.num_clips_to_work_on)
+        self.handover = Handover(run.config.stages)
         self._jobs = {
             stage: StageJob(stage, run.config, run.storage, run.run_id, run.record.recipe_hashes[stage])
             for stage in run.config.stages
@@ -114,6 +116,7 @@ class Engine:
         with self._lock:
             self._stop_reason = reason
             pools = list(self._made)
+        self.handover.stop(reason)
         for pool in pools:
             pool.stop(reason)
 
@@ -127,6 +130,7 @@ class Engine:
             logger.warning("%s No more work is started; what is in flight is being finished.", reason)
         for pool in pools:
             pool.drain(reason)
+        self.handover.stop(reason)
 
     def wait_until_drained(self) -> None:
         """Wait until nothing is in flight, where the engine was drained; at once where it was not."""

@@ -15,7 +15,7 @@ storage_patience_s   storage that does not answer
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -75,7 +75,16 @@ class StagePool:
         Raises what `stop` or `drain` was given where clips are left: PoolExhaustedError when no actor is left to do
         them, StorageLostError when storage was away for too long. What was drained is durable by then.
         """
-        return self._work.do(works)
+        return self.follow([works])
+
+    def follow(
+        self, batches: Iterable[Sequence[ClipWork]], on_row: Callable[[ManifestRow], object] = lambda row: None
+    ) -> list[ManifestRow | UpstreamLost]:
+        """Do as `run` does with clips that come while others are done; `on_row` gets each row as soon as it is durable.
+
+        `batches` is drawn from in the calling thread, and may wait.
+        """
+        return self._work.do(batches, on_row)
 
     def actors(self) -> list[ActorInfo]:
         """Return where the loaded actors run."""

@@ -6,7 +6,7 @@ Everything that several threads of a pool share about clips is here, behind one 
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from magicvideo_core.manifest.schema import ManifestRow
@@ -18,7 +18,8 @@ from tasks.progress import ProgressBoard
 class _Call:
     """One caller's clips: the results so far, how many have none, and how many are with an actor."""
 
-    remaining: int
+    on_row: Callable[[ManifestRow], object]
+    remaining: int = 0
     in_flight: int = 0
     results: list[ManifestRow | UpstreamLost] = field(default_factory=list)
 
@@ -59,16 +60,23 @@ class WorkQueue:
         """Tell whether `stop` was called."""
         return self._stop_reason is not None
 
-    def do(self, works: Sequence[ClipWork]) -> list[ManifestRow | UpstreamLost]:
-        """Return one result per clip, in any order, when all are there.
+    def do(
+        self, batches: Iterable[Sequence[ClipWork]], on_row: Callable[[ManifestRow], object]
+    ) -> list[ManifestRow | UpstreamLost]:
+        """Take in clips as `batches` gives them; return one result per clip, in any order, when all are there.
 
-        Raises what `stop` was given, at once, or what `drain` was, when none of the clips is in flight any more.
+        `on_row` is called with each row as soon as it is there, from the threads of the pool. Raises what `stop` was
+        given, at once, or what `drain` was, when none of the clips is in flight any more; and what `batches` raises.
         """
-        call = _Call(len(works))
-        with self._changed:
-            if self._stop_reason is None and self._drain_reason is None:
+        call = _Call(on_row)
+        for works in batches:
+            with self._changed:
+                call.remaining += len(works)
+                if self._stop_reason is not None or self._drain_reason is not None:
+                    break
                 self._waiting.extend(Pending(work, call) for work in works)
-            self._changed.notify_all()
+                self._changed.notify_all()
+        with self._changed:
             self._changed.wait_for(
                 lambda: (
                     call.remaining == 0
@@ -151,6 +159,7 @@ class WorkQueue:
         """Give a clip its result."""
         if isinstance(result, ManifestRow):
             self._board.finish(result, was_running=True)
+            pending.call.on_row(result)
         else:
             self._board.put_back(self._stage, 1)
         with self._changed:

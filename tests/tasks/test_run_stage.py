@@ -2,8 +2,9 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import list_manifests, read_manifest, read_manifests, write_manifest
 from magicvideo_core.storage import Storage
 from tasks import run_stage
+from tasks.handover import Handover
 from tasks.plan import write_run
 from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob, UpstreamLost, unfinished_row
 from tasks.progress import ProgressBoard
@@ -40,11 +42,13 @@ class InlinePool:
     def __init__(self, engine: "InlineEngine", stage: str) -> None:
         self._engine, self._stage = engine, stage
 
-    def run(self, works: Sequence[ClipWork]) -> list[ManifestRow | UpstreamLost]:
+    def follow(
+        self, batches: Iterable[Sequence[ClipWork]], on_row: Callable[[ManifestRow], object]
+    ) -> list[ManifestRow | UpstreamLost]:
         actor = StageActor(self._engine.job(self._stage))
         actor.load()
         results: list[ManifestRow | UpstreamLost] = []
-        for work in works:
+        for work in chain.from_iterable(batches):
             self._engine.board.start(self._stage, 1)
             if (self._stage, work.clip.prompt) in self._engine.broken:
                 reason = run_stage.Reason("ActorDiedError", "as the test asked")
@@ -61,6 +65,7 @@ class InlinePool:
             else:
                 self._engine.computed.append((self._stage, work.clip.prompt))
                 self._engine.board.finish(result, was_running=True)
+                on_row(result)
                 results.append(result)
         return results
 
@@ -72,6 +77,7 @@ class InlineEngine:
         self.run, self.broken = run, set(broken)
         self.board = ProgressBoard(run.config.stages, run.num_clips_to_work_on)
         self.inventory = Inventory(run.storage)
+        self.handover = Handover(run.config.stages)
         self.reuse = ReuseSource(run.reuse, run.record.recipe_hashes) if run.reuse is not None else None
         self.computed: list[tuple[str, str]] = []
 
