@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, WRONG_INPUT, Command, drive
+from flows.dataset_commands import measure
 from flows.evaluation import ablate, evaluate
 from flows.finished_runs import retry, verify
 from flows.one_video import encoder_for, split_uri
@@ -90,6 +91,7 @@ cli.add_command(evaluate)
 cli.add_command(ablate)
 cli.add_command(retry)
 cli.add_command(verify)
+cli.add_command(measure)
 
 
 @cli.command(cls=Command, epilog="magicvideo plan prompts.txt --preset magicvideo2")

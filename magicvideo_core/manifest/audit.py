@@ -16,6 +16,7 @@ from magicvideo_core.manifest.journal import list_records, read_records
 from magicvideo_core.manifest.layout import (
     parse_journal_key,
     parse_manifest_key,
+    parse_measurements_key,
     parse_plan_key,
     parse_session_key,
     plan_key,
@@ -185,6 +186,8 @@ def _belongs(key: str, record: RunRecord) -> bool:
     shard_id = parse_plan_key(key)
     if shard_id is not None:
         return shard_id < record.num_shards
+    if (measured := parse_measurements_key(key)) is not None:
+        return measured[0] in record.config.stages and measured[1] < record.num_shards
     found = parse_manifest_key(key) or parse_journal_key(key)
     return found is not None and found.stage in record.config.stages and found.shard_id < record.num_shards
 

@@ -12,6 +12,7 @@ _MANIFEST = re.compile(r"^manifests/([^/]+)/shard-(\d{5,})\.attempt-(\d{3,})\.pa
 _SESSION = re.compile(r"^journal/sessions/(\d{5,})\.json$")
 _RECORD = re.compile(r"^journal/([^/]+)/shard-(\d{5,})/attempt-(\d{3,})/([^/]+)\.json$")
 _PLAN = re.compile(r"^plan/shard-(\d{5,})\.parquet$")
+_MEASUREMENTS = re.compile(r"^measurements/([^/]+)/shard-(\d{5,})\.parquet$")
 # What may stand in a run id: it becomes one folder on any storage.
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -63,6 +64,17 @@ def manifest_key(stage: str, shard_id: int, attempt: int) -> str:
 def manifest_name_prefix(shard_id: int) -> str:
     """Return what the names of a shard's manifests, of any attempt, begin with."""
     return f"shard-{shard_id:05d}."
+
+
+def measurements_key(stage: str, shard_id: int) -> str:
+    """Return the key of what was measured of one shard in one stage."""
+    return f"measurements/{stage}/shard-{shard_id:05d}.parquet"
+
+
+def parse_measurements_key(key: str) -> tuple[str, int] | None:
+    """Return stage and shard id of a key of measurements, None of another object's."""
+    match = _MEASUREMENTS.match(key)
+    return (match[1], int(match[2])) if match else None
 
 
 def session_key(number: int) -> str:
