@@ -84,11 +84,14 @@ class LiveProgress:
 
     def __call__(self, board: ProgressBoard) -> None:
         """Show the counts as they are now."""
+        loads = board.loads()
         counts = {stage: stage_counts.to_json() for stage, stage_counts in board.snapshot().items()}
+        for stage, load in loads.items():
+            counts[stage] |= load.to_json()
         if counts != self._counts:
             self._counts = counts
             if self._live is not None:
-                self._live.update(stage_table(counts), refresh=True)
+                self._live.update(stage_table(counts, with_loads=True), refresh=True)
 
     def __enter__(self) -> "LiveProgress":
         if self._live is not None:
@@ -99,6 +102,7 @@ class LiveProgress:
         if self._live is not None:
             self._live.stop()
         elif self._counts:
+            # What waits and who works is of no more interest at the end.
             self._console.print(stage_table(self._counts))
 
 
@@ -122,15 +126,21 @@ class CountedProgress:
             self._status.stop()
 
 
-def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return the counts of every stage as a table."""
-    table = Table("stage", *_COUNTS, "s/clip", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def stage_table(stages: Mapping[str, Mapping[str, Any]], *, with_loads: bool = False) -> Table:
+    """Return the counts of every stage as a table; `with_loads` also the clips that wait, and how busy its actors are."""
+    titles = ("queue", "actors", "busy") if with_loads else ()
+    table = Table("stage", *_COUNTS, "s/clip", *titles, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for stage, counts in stages.items():
         seconds = counts["seconds_per_clip"]
         cells = [str(counts[name]) if counts[name] else "·" for name in _COUNTS]
-        table.add_row(stage, *cells, "·" if seconds is None else f"{seconds:.2f}")
+        cells.append("·" if seconds is None else f"{seconds:.2f}")
+        if with_loads:
+            busy = counts.get("busy")
+            cells += [str(counts.get(name) or "·") for name in ("queue", "actors")]
+            cells.append("·" if busy is None else f"{busy:.0%}")
+        table.add_row(stage, *cells)
     return table
 
 

@@ -43,6 +43,23 @@ class StageCounts:
         return {**counts, "seconds_per_clip": None if seconds is None else round(seconds, 4)}
 
 
+@dataclass(frozen=True)
+class StageLoad:
+    """How busy a stage's pool is now: clips that wait for an actor, loaded actors, and the share of these (0..1) at work.
+
+    `busy_fraction` is None while no actor is loaded.
+    """
+
+    queue: int
+    actors: int
+    busy_fraction: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the load as plain JSON values."""
+        busy = self.busy_fraction
+        return {"queue": self.queue, "actors": self.actors, "busy": None if busy is None else round(busy, 3)}
+
+
 class ProgressBoard:
     """Live counts of every stage of one run; written by pools and tasks, read by whoever shows progress."""
 
@@ -52,6 +69,7 @@ class ProgressBoard:
         # By (stage, shard): the clips whose rows were counted; of a shard that is `settled`, those that were not.
         self._counted: dict[tuple[str, int], set[str]] = defaultdict(set)
         self._settled: dict[tuple[str, int], set[str]] = {}
+        self._loads: dict[str, StageLoad] = {}
 
     def start(self, stage: str, num_clips: int) -> None:
         """Note that clips went to an actor."""
@@ -97,6 +115,19 @@ class ProgressBoard:
         with self._lock:
             self._counted.pop((stage, shard_id), None)
             self._settled[stage, shard_id] = set()
+
+    def note_failure(self, stage: str, error_type: str) -> None:
+        """Note that a try at a clip failed; most clips are tried again, so this is no row."""
+
+    def note_load(self, stage: str, load: StageLoad) -> None:
+        """Note how busy a stage's pool is."""
+        with self._lock:
+            self._loads[stage] = load
+
+    def loads(self) -> dict[str, StageLoad]:
+        """Return how busy the pools are, by stage; empty before they are there."""
+        with self._lock:
+            return dict(self._loads)
 
     def _note(self, row: ManifestRow) -> bool:
         """Remember that a row was counted; False where it had been."""

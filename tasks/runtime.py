@@ -22,11 +22,12 @@ from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.manifest.session import Session, open_session
 from tasks.forecast import Machines, forecast
 from tasks.handover import Handover
+from tasks.metrics import LoadMeter, MeteredBoard, RunMetrics
 from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
 from tasks.pools.sizing import needed_resources, size_pools
-from tasks.progress import ProgressBoard, found_done
+from tasks.progress import found_done
 from tasks.ray_cluster import connect_to_ray
 from tasks.resolve import ResolvedRun, RunRequest, find_record, resolve_run
 from tasks.reuse import ReuseSource
@@ -51,7 +52,7 @@ class Engine:
         self._max_gpu_hours = stop_conditions.max_gpu_hours
         self.inventory = Inventory(run.storage)
         self.reuse = ReuseSource(run.reuse, run.record.recipe_hashes) if run.reuse is not None else None
-        self.board = ProgressBoard(run.config.stages, run.num_clips_to_work_on)
+        self.board = MeteredBoard(run.config.stages, run.num_clips_to_work_on)
         self.handover = Handover(run.config.stages)
         self._jobs = {
             stage: StageJob(stage, run.config, run.storage, run.run_id, run.record.recipe_hashes[stage])
@@ -156,11 +157,14 @@ class Engine:
         owns_ray = False
         try:
             owns_ray = connect_to_ray(self._local_cpus())
+            self.board.metrics = RunMetrics(self.run.run_id)
             pools = self._place_pools()
+            meter = LoadMeter(self.board, {stage: pool.load for stage, pool in pools.items()}, self.board.metrics)
             self._pools.set_result(pools)
             self._closing.wait()
             with ThreadPoolExecutor(max_workers=len(pools)) as executor:
                 list(executor.map(StagePool.close, pools.values()))
+            meter.close()
         # A boundary: whoever asks for a pool gets the error.
         except BaseException as error:
             self._pools.set_exception(error)

@@ -96,6 +96,8 @@ def local_ray(s3_session: S3) -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
         object_store_memory=128 * 2**20,
+        # Instead of 10 s, for the test that scrapes.
+        _system_config={"metrics_report_interval_ms": 2000},
     )
     yield
     ray.shutdown()

@@ -26,7 +26,7 @@ from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
 from tasks.pools.failures import Action, Failure, classify
 from tasks.pools.remote import ActorInfo, PoolActor
-from tasks.pools.slot import ActorSlot
+from tasks.pools.slot import ActorSlot, PoolLoad
 from tasks.pools.storage_gate import StorageGate
 from tasks.pools.verdicts import GiveUp, Verdicts
 from tasks.pools.work import Pending, WorkQueue
@@ -95,6 +95,14 @@ class StagePool:
         """Return the GPU-seconds that clips took so far: failed tries and what is in flight included."""
         with self._lock:
             return self._gpu_s + sum(slot.batch_gpu_s() for slot in self._slots)
+
+    def load(self) -> PoolLoad:
+        """Return how busy the pool is."""
+        waiting = self._work.num_waiting()
+        with self._lock:
+            actors = sum(slot.info is not None for slot in self._slots)
+            busy_s, loaded_s = sum(slot.busy_s() for slot in self._slots), sum(slot.loaded_s() for slot in self._slots)
+        return PoolLoad(waiting, actors, busy_s, loaded_s)
 
     def drain(self, reason: BaseException) -> None:
         """Start no more work: what is in flight is finished, then callers with clips left get `reason`."""
@@ -184,7 +192,7 @@ class StagePool:
                 )
             return
         with self._lock:
-            slot.info, slot.clips_done = info, 0
+            slot.fill(info)
 
     def _go_without_place(self, slot: ActorSlot, actor: PoolActor) -> None:
         """Give up waiting for room; the pool lives as long as another of its actors has some."""
@@ -253,7 +261,7 @@ class StagePool:
         effort = Effort(started_at, share_s, share_s * info.gpu_share, info.device, info.actor_id)
         with self._lock:
             self._gpu_s += slot.batch_gpu_s()
-            slot.batch_started_s = None
+            slot.end_batch()
         if results is not None:
             self._settle(slot, actor, batch, results, effort)
         elif failure is not None and not self._work.is_stopped():

@@ -129,6 +129,15 @@ class WorkQueue:
         with self._changed:
             return bool(self._waiting)
 
+    def num_waiting(self) -> int:
+        """Return how many clips wait for an actor."""
+        with self._changed:
+            return len(self._waiting)
+
+    def note_failure(self, error_type: str) -> None:
+        """Note that a try at a clip failed, whatever becomes of the clip."""
+        self._board.note_failure(self._stage, error_type)
+
     def take(self, batch_size: int) -> list[Pending]:
         """Take the next batch: clips whose time has come, one alone where it has to be; empty where there are none."""
         batch: list[Pending] = []
