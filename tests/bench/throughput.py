@@ -1,0 +1,108 @@
+"""The same load through this pipeline, Ray Data, Prefect with prefect-ray, and a plain loop; prints one table per load.
+
+    python tests/bench/throughput.py                               # stages that do nothing, then stages that sleep
+    python tests/bench/throughput.py --loads sleep --nodes 4       # the 8 logical GPUs on four nodes
+    python tests/bench/throughput.py --systems magicvideo,loop --clips 500 --loads nothing
+
+Every system has a process, a folder and a Ray cluster of its own. prefect-ray comes with `pip install -e '.[bench]'`.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from throughput_load import PROPORTIONS, Load, figures
+from throughput_systems import SYSTEMS, WRITES
+
+from magicvideo_core.ids import STAGES
+from tasks.environment import set_environment
+
+NUM_GPUS, LOAD_S = 8, 1.0
+OBJECT_STORE_BYTES = 256 * 2**20
+# Of a hundred clips prefect-ray's rate is known, and it takes a while.
+MOST_CLIPS = {"prefect-ray": 100}
+HEADINGS = ("clips/s", "ms per (clip, stage)", "median gap, ms", "busy")
+
+
+def make_load(kind: str, num_clips: int, ideal_s: float, folder: Path) -> Load:
+    """Return stages that do nothing, or stages that sleep so long that the ideal of the load is `ideal_s`."""
+    if kind == "nothing":
+        return Load(num_clips, dict.fromkeys(STAGES, 0.0), 0.0, 0, str(folder))
+    scale = ideal_s * NUM_GPUS / num_clips / sum(PROPORTIONS.values())
+    return Load(num_clips, {stage: PROPORTIONS[stage] * scale for stage in STAGES}, LOAD_S, NUM_GPUS, str(folder))
+
+
+@contextmanager
+def cluster(num_nodes: int) -> Iterator[str]:
+    """Give the address of a Ray cluster: the logical GPUs spread over nodes beside a head without any, or all on one."""
+    from ray.cluster_utils import Cluster
+
+    quiet = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    head_gpus = NUM_GPUS if num_nodes == 1 else 0
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": head_gpus, **quiet})
+    try:
+        for _ in range(num_nodes if num_nodes > 1 else 0):
+            made.add_node(num_cpus=4, num_gpus=NUM_GPUS // num_nodes, **quiet)
+        made.wait_for_nodes()
+        yield made.address
+    finally:
+        made.shutdown()
+
+
+def measure(system: str, kind: str, num_clips: int, ideal_s: float, num_nodes: int) -> dict[str, float]:
+    """Run one system in a process of its own; returns its figures."""
+    with tempfile.TemporaryDirectory() as folder, cluster(num_nodes) as address:
+        load = make_load(kind, num_clips, ideal_s, Path(folder))
+        command = [sys.executable, __file__, "--inside", system, json.dumps(asdict(load))]
+        printed = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "RAY_ADDRESS": address}
+        ).stdout
+    found: dict[str, float] = json.loads(printed.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--loads", default="nothing,sleep")
+    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument(
+        "--ideal-s", type=float, default=30.0, help="what the sleeping load takes on always busy devices"
+    )
+    parser.add_argument("--nodes", type=int, default=1, choices=(1, 2, 4, 8))
+    parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        system, text = options.inside
+        load = Load(**json.loads(text))
+        print("\n" + json.dumps(figures(load, SYSTEMS[system](load))))
+        return
+    # Ray's workers import this folder's files and the project.
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    set_environment()
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    for kind in options.loads.split(","):
+        print(f"\n{kind}: {options.clips} clips, nodes: {options.nodes}\n")
+        print(f"| system | {' | '.join(HEADINGS)} | what it writes |\n|{'---|' * (len(HEADINGS) + 2)}")
+        for system in options.systems.split(","):
+            num_clips = min(options.clips, MOST_CLIPS.get(system, options.clips))
+            # On one device the loop takes as many times longer.
+            num_clips = max(num_clips // NUM_GPUS, 1) if kind == "sleep" and system == "loop" else num_clips
+            ideal_s = options.ideal_s * num_clips / options.clips
+            found = measure(system, kind, num_clips, ideal_s, options.nodes)
+            busy = f"{100 * found['busy']:.0f} %" if kind == "sleep" else ""
+            shown = f"{found['clips_per_s']:.2f} | {found['wall_ms']:.1f} | {found['gap_ms']:.1f} | {busy}"
+            print(f"| {system} | {shown} | {WRITES[system]} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
