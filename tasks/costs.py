@@ -127,7 +127,7 @@ def calibrate(run: "ResolvedRun", num_clips: int) -> Costs:
             warm = size if len(rows) > size else 0
             costs[stage] = StageCost(
                 seconds=_mean([row.duration_s for row in rows[warm:]]),
-                gpu_s=_mean([row.gpu_s for row in rows[warm:]]) * _whole_gpus(run, stage),
+                gpu_s=_mean([row.gpu_s for row in rows[warm:]]),
                 cpu_s=_mean(cpu_s[warm:]),
                 size_bytes=_mean([row.size_bytes for row in rows]),
                 load_s=load_s,
@@ -146,12 +146,6 @@ def _gpu_memory_gib(device: str) -> float:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     return most
-
-
-def _whole_gpus(run: "ResolvedRun", stage: str) -> float:
-    """Return what an actor that is alone on its GPU takes of it, over the share that its row is charged with."""
-    share = run.config.stage(stage).pool.num_gpus
-    return 1 / share if 0 < share < 1 else 1.0
 
 
 def _mean(values: Sequence[float | None]) -> float:

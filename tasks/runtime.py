@@ -27,6 +27,7 @@ from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
 from tasks.pools.sizing import needed_resources, size_pools
+from tasks.pools.turns import Turns
 from tasks.progress import found_done
 from tasks.ray_cluster import connect_to_ray
 from tasks.resolve import ResolvedRun, RunRequest, find_record, resolve_run
@@ -63,6 +64,8 @@ class Engine:
         self._lock = threading.Lock()
         self._pools: Future[dict[str, StagePool]] = Future()
         self._made: list[StagePool] = []
+        self._by_stage: dict[str, StagePool] = {}
+        self._turns = Turns()
         self._session: Session | None = None
         self._resources: Mapping[str, float] = {}
         self._closing = threading.Event()
@@ -186,7 +189,7 @@ class Engine:
             if self._stop_reason is not None:
                 raise self._stop_reason
             pools = {stage: self._make_pool(stage, size) for stage, size in sizes.items()}
-            self._made = list(pools.values())
+            self._made, self._by_stage = list(pools.values()), pools
             if self._drain_reason is not None:
                 for pool in self._made:
                     pool.drain(self._drain_reason)
@@ -218,10 +221,26 @@ class Engine:
 
     def _make_pool(self, stage: str, num_actors: int) -> StagePool:
         job, config = self._jobs[stage], self.run.config.stage(stage).pool
-        start_actor = partial(RayStageActor, job, config)
         probe_storage = partial(job.storage.with_patience(_PROBE_PATIENCE_S).exists, run_json_key())
-        hooks = PoolHooks(start_actor, partial(_give_up, job), probe_storage, self._check_budget)
-        return StagePool(stage, config, num_actors, hooks, self.board)
+        hooks = PoolHooks(
+            start_actor=lambda number: RayStageActor(job, config),
+            give_up=partial(_give_up, job),
+            probe_storage=probe_storage,
+            before_batch=self._check_budget,
+            may_run_ahead=partial(self._may_run_ahead, stage),
+        )
+        rank = self.run.config.stages.index(stage)
+        return StagePool(stage, config, num_actors, hooks, self.board, self._turns, rank)
+
+    def _may_run_ahead(self, stage: str) -> bool:
+        """Tell whether the stage after this one has room for more clips that wait."""
+        stages = self.run.config.stages
+        following = stages[stages.index(stage) + 1 :][:1]
+        return all(
+            name not in self._by_stage
+            or self._by_stage[name].num_waiting() < self.run.config.stage(name).pool.max_waiting_clips
+            for name in following
+        )
 
 
 def start_engine(run: ResolvedRun, stop_conditions: StopConditions) -> Engine:

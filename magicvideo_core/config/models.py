@@ -33,6 +33,8 @@ class PoolConfig(_Frozen):
     load_timeout_s: float = Field(default=1800.0, gt=0.0)
     storage_patience_s: float = Field(default=600.0, gt=0.0)
     recycle_after_clips: int = Field(default=0, ge=0)
+    # Clips that the stage before has made and that wait for this one: at so many it starts no more.
+    max_waiting_clips: int = Field(default=64, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> "PoolConfig":

@@ -1,34 +1,37 @@
 """A stage actor: loads one stage once, then turns batches of clips into durable artifacts and terminal rows.
 
-A plain class; `remote.py` wraps it for Ray. Video bytes go between storage and this process only, never through Ray.
+A plain class; `remote.py` wraps it for Ray and lets one batch be read and another stored while one computes. Video bytes
+go between storage and this process only, never through Ray.
 """
 
 import hashlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from math import ceil
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig
-from magicvideo_core.errors import ClipError, MediaError, StorageUnavailableError, UpstreamLostError
+from magicvideo_core.errors import ClipError, MediaError, UpstreamLostError
 from magicvideo_core.ids import canonical_json
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import artifact_key
 from magicvideo_core.manifest.schema import ManifestRow, Status
-from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png
+from magicvideo_core.media import encode_lossless, encode_mp4, encode_png
 from magicvideo_core.redact import redact
 from magicvideo_core.stages import gate
-from magicvideo_core.stages.base import ARTIFACT_SUFFIXES, Outcome, Stage, StageItem, keyframe_fps
-from magicvideo_core.stages.given import given_frames, is_given
+from magicvideo_core.stages.base import ARTIFACT_SUFFIXES, Outcome, Stage, StageItem
 from magicvideo_core.stages.registry import create_stage, resolve_device
-from magicvideo_core.storage import Storage, StoredObject, read_uri
+from magicvideo_core.storage import Storage, StoredObject
 from tasks.pools.failures import Action, application_action
+from tasks.pools.inputs import Read, read_inputs, storage_trouble
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,22 @@ def unfinished_row(
     return terminal_row(job, work, status, **took, **asdict(reason))
 
 
+@dataclass(frozen=True)
+class Computed:
+    """A batch that has left the device and is to be stored; times are those that count for each of its clips."""
+
+    works: Sequence[ClipWork]
+    items: Mapping[str, StageItem]
+    outcomes: Mapping[str, Outcome | Exception]
+    started_at: datetime
+    # On the device, what it had to wait for included; shared by the batch.
+    held_s: float
+    # Beside the batch before, by clip id.
+    ahead_s: Mapping[str, float]
+
+
 class StageActor:
-    """One stage of one run in one process. Not thread-safe: one batch at a time."""
+    """One stage of one run in one process. One batch computes at a time; others are read or stored by other threads."""
 
     def __init__(self, job: StageJob, actor_id: str = "") -> None:
         self._job = job
@@ -137,8 +154,9 @@ class StageActor:
 
     @property
     def gpu_share(self) -> float:
-        """How much of a GPU the actor holds: what its pool asks for, or the whole GPU that it found."""
-        return self._job.config.stage(self._job.stage).pool.num_gpus or float(self.device.startswith("cuda"))
+        """How many GPUs the actor has while it computes: those who share one take turns on the whole of it."""
+        num_gpus = self._job.config.stage(self._job.stage).pool.num_gpus
+        return float(ceil(num_gpus)) or float(self.device.startswith("cuda"))
 
     def load(self) -> None:
         """Build the stage and load its weights; called once, before the first batch."""
@@ -160,57 +178,61 @@ class StageActor:
         A row is returned only after its artifact and, after that, its journal record are durable. Safe to call again
         with the same clips: artifacts are named by their bytes.
         """
+        return self.finish(self.compute(works))
+
+    def read(self, work: ClipWork) -> Read:
+        """Fetch and decode what a clip needs; what goes wrong is for `compute` to meet again."""
+        started_s = time.monotonic()
+        inputs = read_inputs(self._job, work)
+        return Read(inputs, time.monotonic() - started_s)
+
+    def compute(self, works: Sequence[ClipWork], ahead: Mapping[str, Future[Read]] = MappingProxyType({})) -> Computed:
+        """Take a batch through the model. `ahead` has what is being read already, by clip id; the rest is read here."""
         started_at, started_s = datetime.now(UTC), time.monotonic()
         outcomes: dict[str, Outcome | Exception] = {}
         items: dict[str, StageItem] = {}
+        ahead_s: dict[str, float] = {}
         for work in works:
+            clip_id = work.clip.clip_id
             try:
-                if is_given(work.clip, self._job.stage):
-                    frames = given_frames(work.clip, self._job.stage, self._job.config)
-                    outcomes[work.clip.clip_id] = Outcome(work.clip.clip_id, frames, keyframe_fps(self._job.config))
+                future = ahead.get(clip_id)
+                if future is None or future.exception() is not None:
+                    inputs = read_inputs(self._job, work)
                 else:
-                    items[work.clip.clip_id] = self._read_item(work)
+                    inputs, ahead_s[clip_id] = future.result().inputs, future.result().seconds
+                if isinstance(inputs, Outcome):
+                    outcomes[clip_id] = inputs
+                else:
+                    items[clip_id] = inputs
             # A boundary: whatever went wrong is recorded with its type and message, for this clip alone.
             except Exception as error:
-                outcomes[work.clip.clip_id] = error
+                outcomes[clip_id] = error
         if items:
             outcomes.update(self._process(items))
-        shared_s = (time.monotonic() - started_s) / len(works)
+        held_s = (time.monotonic() - started_s) / len(works)
+        return Computed(works, items, outcomes, started_at, held_s, ahead_s)
+
+    def finish(self, computed: Computed) -> list[ManifestRow | Raised]:
+        """Gate, encode, store and record a batch; returns one result per clip. Needs no device."""
         results: list[ManifestRow | Raised] = []
-        for work in works:
-            own_started_s = time.monotonic()
+        for work in computed.works:
+            clip_id = work.clip.clip_id
+            started_s = time.monotonic()
             try:
-                values = self._finish(work, items.get(work.clip.clip_id), outcomes[work.clip.clip_id])
-                effort = self._effort(started_at, shared_s, own_started_s)
+                values = self._finish(work, computed.items.get(clip_id), computed.outcomes[clip_id])
+                effort = self._effort(computed, clip_id, started_s)
                 row = terminal_row(self._job, work, "succeeded", **values, **asdict(effort))
-                with _storage_trouble(f"record clip {work.clip.clip_id}"):
+                with storage_trouble(f"record clip {clip_id}"):
                     write_record(self._job.storage, row)
                 results.append(row)
             except Exception as error:
-                effort = self._effort(started_at, shared_s, own_started_s)
+                effort = self._effort(computed, clip_id, started_s)
                 lost_stage = error.stage if isinstance(error, UpstreamLostError) else None
                 action = application_action(error)
                 if action is Action.STOP_POOL:
                     raise
-                results.append(Raised(work.clip.clip_id, action, Reason.of(error), effort, lost_stage))
+                results.append(Raised(clip_id, action, Reason.of(error), effort, lost_stage))
         return results
-
-    def _read_item(self, work: ClipWork) -> StageItem:
-        """Fetch and decode what the stage reads: the reference image for i2v and v2v, frames for v2v and vfi."""
-        clip, stage = work.clip, self._job.stage
-        reference, frames = None, None
-        if stage in ("i2v", "v2v"):
-            if "t2i" in work.upstream:
-                reference = decode_image(_read_upstream(work, "t2i"))
-            else:
-                reference = given_frames(clip, "t2i", self._job.config)[0]
-        if stage in ("v2v", "vfi"):
-            before = "i2v" if stage == "v2v" else "v2v"
-            if before in work.upstream:
-                frames = decode_video(_read_upstream(work, before)).frames_THWC_u8
-            else:
-                frames = given_frames(clip, before, self._job.config)
-        return StageItem(clip=clip, reference_image_HWC_u8=reference, frames_THWC_u8=frames)
 
     def _process(self, items: Mapping[str, StageItem]) -> dict[str, Outcome | Exception]:
         """Run the model over the batch and match its outcomes by clip id, never by position."""
@@ -241,7 +263,7 @@ class StageActor:
         data = self._encode(frames, outcome.fps)
         gate.check_stored(data, frames.shape, stage_config)
         key = artifact_key(job.stage, clip.clip_id, hashlib.sha256(data).hexdigest(), ARTIFACT_SUFFIXES[job.stage])
-        with _storage_trouble(f"store clip {clip.clip_id}"):
+        with storage_trouble(f"store clip {clip.clip_id}"):
             stored = job.storage.write(key, data)
         return {
             "artifact_uri": stored.uri,
@@ -253,9 +275,10 @@ class StageActor:
             "fps": None if job.stage == "t2i" else float(outcome.fps),
         }
 
-    def _effort(self, started_at: datetime, shared_s: float, own_started_s: float) -> Effort:
-        duration_s = shared_s + time.monotonic() - own_started_s
-        return Effort(started_at, duration_s, duration_s * self.gpu_share, self.device, self._actor_id)
+    def _effort(self, computed: Computed, clip_id: str, started_s: float) -> Effort:
+        """Return what a clip took so far: all that was done for it, and of that the time that a GPU was kept for it."""
+        duration_s = computed.ahead_s.get(clip_id, 0.0) + computed.held_s + time.monotonic() - started_s
+        return Effort(computed.started_at, duration_s, computed.held_s * self.gpu_share, self.device, self._actor_id)
 
     def _encode(self, frames_THWC_u8: np.ndarray, fps: float) -> bytes:
         if self._job.stage == "t2i":
@@ -264,30 +287,3 @@ class StageActor:
             vfi = self._job.config.vfi
             return encode_mp4(frames_THWC_u8, fps, crf=vfi.crf, preset=vfi.x264_preset)
         return encode_lossless(frames_THWC_u8, fps)
-
-
-def _read_upstream(work: ClipWork, stage: str) -> bytes:
-    """Return what an earlier stage made, checked against its row. Raises UpstreamLostError where it is not that."""
-    expected = work.upstream[stage]
-    what = f"Clip {work.clip.clip_id}: the {stage} artifact {expected.uri}"
-    try:
-        with _storage_trouble(f"read {expected.uri}", FileNotFoundError):
-            data = read_uri(expected.uri)
-    except FileNotFoundError:
-        raise UpstreamLostError(f"{what} is gone", stage) from None
-    if len(data) != expected.size_bytes:
-        raise UpstreamLostError(f"{what} has {len(data)} bytes instead of {expected.size_bytes}", stage)
-    if hashlib.sha256(data).hexdigest() != expected.sha256:
-        raise UpstreamLostError(f"{what} has other bytes than its row says (sha256)", stage)
-    return data
-
-
-@contextmanager
-def _storage_trouble(what: str, *passed_on: type[OSError]) -> Iterator[None]:
-    """Give every OSError of a storage call the class that puts no blame on the clip, credentials that ended included."""
-    try:
-        yield
-    except passed_on:
-        raise
-    except OSError as error:
-        raise StorageUnavailableError(f"Could not {what}: {type(error).__name__}: {error}") from error

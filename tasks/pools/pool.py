@@ -1,73 +1,106 @@
 """The pool of one stage: hands batches of clips to its actors, replaces those that die, and bounds every wait.
 
-One thread serves each actor slot, with one batch in flight. Callers (Prefect task threads) block in `run` until each
-of their clips has a result. The bounds, all in `PoolConfig`:
+One thread serves each actor slot. Callers (Prefect task threads) block in `run` until each of their clips has a result.
+The bounds, all in `PoolConfig`:
 
 max_clip_attempts    tries of one clip that raised, killed its actor or hung: finds poison clips
 max_actor_deaths     different clips, or starts, that one slot died on with no success between: finds bad machines;
                      above the former (`PoolConfig` checks it)
-clip_timeout_s       one clip in an actor, reading and storing included
+clip_timeout_s       computing one clip, reading included; storing it
 placement_timeout_s  work without a place for any actor
 load_timeout_s       loading a stage
 storage_patience_s   storage that does not answer
+max_waiting_clips    clips that the stage before has made and that wait for this one
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 
 from magicvideo_core.config import PoolConfig
-from magicvideo_core.errors import ClipTimeoutError, PoolExhaustedError, StorageLostError
+from magicvideo_core.errors import PoolExhaustedError, StorageLostError
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
-from tasks.pools.failures import Action, Failure, classify
+from tasks.pools.actor import ClipWork, UpstreamLost
+from tasks.pools.batches import Batches, Crew
+from tasks.pools.failures import Action, classify
+from tasks.pools.inputs import may_read_ahead
 from tasks.pools.remote import ActorInfo, PoolActor
 from tasks.pools.slot import ActorSlot, PoolLoad
 from tasks.pools.storage_gate import StorageGate
+from tasks.pools.turns import Turns
 from tasks.pools.verdicts import GiveUp, Verdicts
-from tasks.pools.work import Pending, WorkQueue
+from tasks.pools.work import WorkQueue
 from tasks.progress import ProgressBoard
 
 logger = logging.getLogger(__name__)
 
 _FIRST_RESTART_DELAY_S = 0.5
 _LONGEST_RESTART_DELAY_S = 10.0
+# An actor that has been idle for so long is asked whether it lives, before a clip is blamed for its death.
+_PING_AFTER_S = 0.5
 
 
 @dataclass(frozen=True)
 class PoolHooks:
     """What a pool asks of the run that it works for; called from its threads."""
 
-    start_actor: Callable[[], PoolActor]
+    # Starts the actor of the slot with this number.
+    start_actor: Callable[[int], PoolActor]
     give_up: GiveUp
     # Raises a TransientError or OSError while storage does not work.
     probe_storage: Callable[[], object]
     # The moment to call `drain` where no new work may be started.
     before_batch: Callable[[], object] = lambda: None
+    # Whether the stage that reads what this one makes has room for more.
+    may_run_ahead: Callable[[], bool] = lambda: True
 
 
 class StagePool:
     """The actors of one stage. Starts them at once; `run` may be called from any number of threads."""
 
-    def __init__(self, stage: str, config: PoolConfig, num_actors: int, hooks: PoolHooks, board: ProgressBoard) -> None:
+    def __init__(
+        self,
+        stage: str,
+        config: PoolConfig,
+        num_actors: int,
+        hooks: PoolHooks,
+        board: ProgressBoard,
+        turns: Turns | None = None,
+        rank: int = 0,
+    ) -> None:
+        """`turns` are those of all pools of the run; of stages that share a device, the highest `rank` goes first."""
         self._stage = stage
         self._config = config
         self._hooks = hooks
-        self._work = WorkQueue(stage, board)
+        self._turns = turns or Turns()
+        self._rank = rank
+        self._work = WorkQueue(stage, board, self._turns, hooks.may_run_ahead)
         self._storage = StorageGate(hooks.probe_storage, config.storage_patience_s, self._work.stopping_within)
-        self._verdicts = Verdicts(config, self._work, self._storage, hooks.give_up)
-        # Guards what other threads than a slot's own see of it, and the sum of GPU-seconds.
+        verdicts = Verdicts(config, self._work, self._storage, hooks.give_up)
+        crew = Crew(stage, config, self._work, self._turns, self._storage, verdicts, self._bury, self.stop)
+        self._batches = Batches(crew)
+        # Guards what other threads than a slot's own see of it.
         self._lock = threading.Lock()
-        self._gpu_s = 0.0
-        self._slots = [ActorSlot(number) for number in range(num_actors)]
-        new_thread = partial(threading.Thread, target=self._serve, daemon=True)
-        self._threads = [new_thread(args=(slot,), name=f"{stage}-slot-{slot.number}") for slot in self._slots]
-        for thread in self._threads:
-            thread.start()
+        self._slots: list[ActorSlot] = []
+        self._threads: list[threading.Thread] = []
+        self._num_slots = 0
+        for _ in range(num_actors):
+            self._add_slot()
+
+    def _add_slot(self) -> None:
+        with self._lock:
+            number, self._num_slots = self._num_slots, self._num_slots + 1
+            name = f"{self._stage}-slot-{number}"
+            collector = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-stored")
+            slot = ActorSlot(number, self._turns.new_seat(self._rank, self._work), collector)
+            self._slots.append(slot)
+            thread = threading.Thread(target=self._serve, args=(slot,), name=name, daemon=True)
+            self._threads.append(thread)
+        thread.start()
 
     def run(self, works: Sequence[ClipWork]) -> list[ManifestRow | UpstreamLost]:
         """Return one result per clip, in any order: a durable row, or that what the clip reads is lost.
@@ -84,7 +117,7 @@ class StagePool:
 
         `batches` is drawn from in the calling thread, and may wait.
         """
-        return self._work.do(batches, on_row)
+        return self._work.do(batches, on_row, self._read_ahead)
 
     def actors(self) -> list[ActorInfo]:
         """Return where the loaded actors run."""
@@ -94,7 +127,11 @@ class StagePool:
     def gpu_s(self) -> float:
         """Return the GPU-seconds that clips took so far: failed tries and what is in flight included."""
         with self._lock:
-            return self._gpu_s + sum(slot.batch_gpu_s() for slot in self._slots)
+            return self._batches.gpu_s() + sum(slot.batch_gpu_s() for slot in self._slots)
+
+    def num_waiting(self) -> int:
+        """Return how many clips wait for an actor."""
+        return self._work.num_waiting()
 
     def load(self) -> PoolLoad:
         """Return how busy the pool is."""
@@ -135,11 +172,17 @@ class StagePool:
     def _serve(self, slot: ActorSlot) -> None:
         try:
             while self._ready(slot):
-                self._storage.wait()
-                self._hooks.before_batch()
-                if batch := self._work.take(self._config.batch_size):
-                    self._run_batch(slot, batch)
-                    self._recycle(slot)
+                try:
+                    self._storage.wait()
+                    self._hooks.before_batch()
+                    batch = self._work.take(self._config.batch_size, slot.seat)
+                    self._turns.taken(slot.seat)
+                    if batch:
+                        self._read_ahead()
+                        self._batches.run(slot, batch)
+                finally:
+                    self._turns.release(slot.seat)
+                self._recycle(slot)
         except StorageLostError as error:
             self.stop(error)
         # A boundary: a bug here must reach the callers instead of leaving them waiting.
@@ -149,25 +192,52 @@ class StagePool:
         finally:
             if slot.actor is not None:
                 slot.actor.close()
+            slot.collector.shutdown(wait=False)
 
     def _ready(self, slot: ActorSlot) -> bool:
-        """Wait until there is work and a loaded actor for it; False when the slot has to end."""
-        while not slot.retired:
-            # The first actor loads at once, a later one only when there is something to do.
-            if slot.starts and not self._work.wait_for_work():
-                return False
-            if self._work.is_stopped():
-                return False
-            if slot.actor is None:
+        """Wait until there is work, a loaded actor for it, and its turn; False when the slot has to end."""
+        while not slot.retired and not self._work.is_stopped():
+            if slot.needs_care():
+                self._care(slot)
+            elif slot.actor is None:
+                # The first actor loads at once, a later one only when there is something to do.
+                if slot.starts and not self._work.wait_for_work():
+                    return False
                 self._start(slot)
-            elif self._answers(slot, slot.actor):
-                return True
+            else:
+                idle_since_s = time.monotonic()
+                if not self._turns.wait(slot.seat):
+                    continue
+                was_idle = time.monotonic() - idle_since_s >= _PING_AFTER_S
+                if not was_idle or self._answers(slot, slot.actor):
+                    return True
+                self._turns.release(slot.seat)
+        self._turns.release(slot.seat)
         return False
+
+    def _care(self, slot: ActorSlot) -> None:
+        """See to an actor that failed while it stored, or that has nothing left to compute with."""
+        slot.wait_until_stored()
+        if any(flight.error is not None for flight in slot.flights):
+            self._batches.mourn(slot)
+        elif (worn_out := slot.worn_out) is not None and slot.actor is not None:
+            slot.actor.close()
+            what = f"{self._stage} actor {slot.number}, clip {worn_out.clip_id}"
+            self._bury(slot, f"{what}: {worn_out.reason.error_type}: {worn_out.reason.error_message}", worn_out.clip_id)
+
+    def _read_ahead(self) -> None:
+        """Let actors whose device is busy read what may be their next clip."""
+        for slot in list(self._slots):
+            actor = slot.actor if slot.info is not None else None
+            if actor is None or not self._turns.is_busy(slot.seat):
+                continue
+            if (work := self._work.read_ahead(slot.seat, partial(may_read_ahead, self._stage))) is not None:
+                actor.read_ahead(work)
 
     def _start(self, slot: ActorSlot) -> None:
         slot.starts += 1
         what = f"{self._stage} actor {slot.number}, start {slot.starts}"
-        actor = self._hooks.start_actor()
+        actor = self._hooks.start_actor(slot.number)
         with self._lock:
             slot.actor = actor
         # Either `stop` sees the actor and kills it, or this sees that it was called.
@@ -193,6 +263,7 @@ class StagePool:
             return
         with self._lock:
             slot.fill(info)
+            slot.seat.device = info.turns_at
 
     def _go_without_place(self, slot: ActorSlot, actor: PoolActor) -> None:
         """Give up waiting for room; the pool lives as long as another of its actors has some."""
@@ -200,7 +271,7 @@ class StagePool:
         with self._lock:
             slot.empty()
             placed = any(other.placed for other in self._slots)
-        if self._work.has_work() and not placed:
+        if self._work.num_waiting() and not placed:
             taken = {"CPU": self._config.num_cpus, "GPU": self._config.num_gpus, **self._config.resources}
             demand = ", ".join(f"{amount:g} {name}" for name, amount in taken.items() if amount)
             self.stop(
@@ -224,8 +295,12 @@ class StagePool:
     def _recycle(self, slot: ActorSlot) -> None:
         """Replace an actor that has done its share, for stages that leak."""
         limit = self._config.recycle_after_clips
-        if limit and slot.actor is not None and slot.clips_done >= limit:
+        if limit and slot.actor is not None and slot.clips_started >= limit:
+            slot.wait_until_stored()
+            if slot.needs_care():
+                return
             slot.actor.close()
+            self._work.forget_read(slot.seat)
             with self._lock:
                 slot.empty()
 
@@ -234,6 +309,7 @@ class StagePool:
         logger.warning("%s", error)
         assert slot.actor is not None
         slot.actor.kill()
+        self._work.forget_read(slot.seat)
         with self._lock:
             slot.empty()
             slot.strikes |= {strike} if strike is not None else set()
@@ -244,73 +320,3 @@ class StagePool:
             logger.error("%s actor %d is retired: %s", self._stage, slot.number, reason)
             if exhausted:
                 self.stop(PoolExhaustedError(f"The {self._stage} pool has no live actor left: {reason}"))
-
-    # 2. One batch in an actor
-
-    def _run_batch(self, slot: ActorSlot, batch: list[Pending]) -> None:
-        actor, info = slot.actor, slot.info
-        assert actor is not None and info is not None
-        started_at, started_s, results, failure = datetime.now(UTC), time.monotonic(), None, None
-        slot.batch_started_s = started_s
-        try:
-            results = actor.run([p.work for p in batch], timeout_s=self._config.clip_timeout_s * len(batch))
-        except Exception as error:
-            clips = ", ".join(pending.work.clip.clip_id for pending in batch)
-            failure = classify(error, f"{self._stage} actor {slot.number}, clip {clips}")
-        share_s = (time.monotonic() - started_s) / len(batch)
-        effort = Effort(started_at, share_s, share_s * info.gpu_share, info.device, info.actor_id)
-        with self._lock:
-            self._gpu_s += slot.batch_gpu_s()
-            slot.end_batch()
-        if results is not None:
-            self._settle(slot, actor, batch, results, effort)
-        elif failure is not None and not self._work.is_stopped():
-            self._settle_failure(slot, actor, batch, failure, effort)
-
-    def _settle(
-        self,
-        slot: ActorSlot,
-        actor: PoolActor,
-        batch: list[Pending],
-        results: list[ManifestRow | Raised],
-        effort: Effort,
-    ) -> None:
-        """Take in what an actor returned."""
-        by_id = {pending.work.clip.clip_id: pending for pending in batch}
-        slot.clips_done += len(batch)
-        worn_out = next((r for r in results if isinstance(r, Raised) and r.action is Action.REPLACE_ACTOR), None)
-        if worn_out is None:
-            slot.strikes.clear()
-        else:
-            actor.close()
-            what = f"{self._stage} actor {slot.number}, clip {worn_out.clip_id}"
-            self._bury(slot, f"{what}: {worn_out.reason.error_type}: {worn_out.reason.error_message}", worn_out.clip_id)
-        for result in results:
-            pending = by_id.pop(result.clip_id)
-            if isinstance(result, Raised):
-                self._verdicts.raised(pending, result, in_company=len(batch) > 1)
-            else:
-                self._verdicts.succeeded(pending, result)
-        forgotten = Reason("RuntimeError", "the actor gave no result for the clip")
-        for clip_id, pending in by_id.items():
-            raised = Raised(clip_id, Action.RETRY_CLIP, forgotten, effort)
-            self._verdicts.raised(pending, raised, in_company=len(batch) > 1)
-
-    def _settle_failure(
-        self, slot: ActorSlot, actor: PoolActor, batch: list[Pending], failure: Failure, effort: Effort
-    ) -> None:
-        """Do what follows where an actor returned nothing."""
-        if failure.action is Action.STOP_POOL:
-            self.stop(failure.error)
-            return
-        # Who waits for storage looks as if it hung.
-        no_storage = isinstance(failure.error, ClipTimeoutError) and not self._storage.answers()
-        cut_off = failure.action is Action.REPLACE_ACTOR and (no_storage or actor.was_cut_off())
-        if failure.action is Action.REPLACE_ACTOR:
-            # Before the clips go back, so that a pool without a live slot stops instead of taking them.
-            # One poison clip strikes once however often it kills: only different clips speak against the machine.
-            self._bury(slot, str(failure.error), None if cut_off else batch[0].work.clip.clip_id)
-        settle = self._verdicts.cut_off if cut_off else self._verdicts.raised
-        for pending in reversed(batch):
-            raised = Raised(pending.work.clip.clip_id, failure.action, Reason.of(failure.error), effort)
-            settle(pending, raised, in_company=len(batch) > 1)

@@ -2,31 +2,40 @@
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob
+from tasks.pools.actor import ClipWork, Computed, Raised, StageActor, StageJob
+from tasks.pools.inputs import Read
 from tasks.pools.sizing import actor_options
 
 _PING_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
 # Ray's own health checks take up to 20 s to call a node dead that went silent.
 _DEATH_NEWS_TIMEOUT_S = 30.0
+# Beside the batch that computes: reading one ahead, storing the one before, and answering.
+_NUM_IO_THREADS = 4
 
 
 @dataclass(frozen=True)
 class ActorInfo:
-    """Where an actor runs, on what device, and how much of a GPU it holds (0..1, or whole GPUs)."""
+    """Where an actor runs, on what device, and how many GPUs it has while it computes.
+
+    `turns_at` names the GPU that it shares with others, and takes turns with them on; None where it shares none.
+    """
 
     actor_id: str
     node_id: str
     pid: int
     device: str = "cpu"
     gpu_share: float = 0.0
+    turns_at: str | None = None
 
 
 class PoolActor(Protocol):
@@ -41,8 +50,14 @@ class PoolActor(Protocol):
     def ping(self) -> None:
         """Return where the idle actor answers, so that a death between batches is blamed on none."""
 
-    def run(self, works: Sequence[ClipWork], timeout_s: float) -> list[ManifestRow | Raised]:
-        """Take a batch through the stage."""
+    def read_ahead(self, work: ClipWork) -> None:
+        """Let it read the inputs of a clip that may be its next. Does not wait, never raises."""
+
+    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> None:
+        """Take a batch through the model; `number` is any that no other batch of this actor has."""
+
+    def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
+        """Wait until a computed batch is stored, and return what became of its clips."""
 
     def was_cut_off(self) -> bool:
         """Tell whether the machine of a broken actor or the network to it failed, and not its process. Never raises."""
@@ -57,14 +72,16 @@ class PoolActor(Protocol):
 class RayStageActor:
     """A `StageActor` in a Ray worker process; Ray places it, the pool replaces it."""
 
-    def __init__(self, job: StageJob, pool: PoolConfig) -> None:
+    def __init__(self, job: StageJob, pool: PoolConfig, where: Mapping[str, Any] | None = None) -> None:
+        """`where` are Ray's options that choose a place for it."""
         import ray
 
         self._ray: Any = ray
         self._pool = pool
         self._node_id: str | None = None
         self._out_of_reach = False
-        self._handle = ray.remote(StageProcess).options(**actor_options(pool)).remote(job)
+        options = {**actor_options(pool), **(where or {}), "concurrency_groups": {"io": _NUM_IO_THREADS}}
+        self._handle = ray.remote(StageProcess).options(**options).remote(job)
 
     def place(self) -> bool:
         placed, _ = self._ray.wait([self._handle.ping.remote()], timeout=self._pool.placement_timeout_s)
@@ -76,19 +93,27 @@ class RayStageActor:
         return info
 
     def ping(self) -> None:
-        try:
-            self._ray.get(self._handle.ping.remote(), timeout=_PING_TIMEOUT_S)
-        except self._ray.exceptions.ActorUnavailableError:
-            self._out_of_reach = True
-            raise
+        self._get(self._handle.ping.remote(), _PING_TIMEOUT_S)
 
-    def run(self, works: Sequence[ClipWork], timeout_s: float) -> list[ManifestRow | Raised]:
+    def read_ahead(self, work: ClipWork) -> None:
+        with contextlib.suppress(Exception):
+            self._handle.read_ahead.options(concurrency_group="io").remote(work)
+
+    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> None:
+        self._get(self._handle.compute.remote(number, list(works)), timeout_s)
+
+    def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
+        results: list[ManifestRow | Raised] = self._get(
+            self._handle.collect.options(concurrency_group="io").remote(number), timeout_s
+        )
+        return results
+
+    def _get(self, reference: Any, timeout_s: float) -> Any:
         try:
-            results: list[ManifestRow | Raised] = self._ray.get(self._handle.run.remote(list(works)), timeout=timeout_s)
+            return self._ray.get(reference, timeout=timeout_s)
         except self._ray.exceptions.ActorUnavailableError:
             self._out_of_reach = True
             raise
-        return results
 
     def was_cut_off(self) -> bool:
         # Ray's calls start a Ray of their own where there is none any more.
@@ -131,24 +156,58 @@ class RayStageActor:
 
 
 class StageProcess:
-    """A `StageActor` in its own process, named so that process lists and Ray's pages say what it is."""
+    """A `StageActor` in its own process, named so that process lists and Ray's pages say what it is.
+
+    `compute` runs in one thread, batch after batch; `read_ahead` and `collect` beside it, in those of Ray's group `io`.
+    """
 
     def __init__(self, job: StageJob) -> None:
         import ray
 
         context = ray.get_runtime_context()
         self._actor_id, self._node_id = context.get_actor_id(), context.get_node_id()
+        self._gpu_ids = ray.get_gpu_ids()
+        self._num_gpus = job.config.stage(job.stage).pool.num_gpus
         self._actor = StageActor(job, self._actor_id)
+        self._ahead: Mapping[str, tuple[ClipWork, Future[Read]]] = {}
+        self._computed: dict[int, Computed] = {}
+        # Encoders take as many cores as there are: one batch after the other.
+        self._storing = threading.Lock()
 
     def ping(self) -> None:
         pass
 
     def load(self) -> ActorInfo:
         self._actor.load()
-        return ActorInfo(self._actor_id, self._node_id, os.getpid(), self._actor.device, self._actor.gpu_share)
+        shares = 0 < self._num_gpus < 1
+        turns_at = f"{self._node_id}:{','.join(map(str, self._gpu_ids))}" if shares else None
+        return ActorInfo(
+            self._actor_id, self._node_id, os.getpid(), self._actor.device, self._actor.gpu_share, turns_at
+        )
 
-    def run(self, works: list[ClipWork]) -> list[ManifestRow | Raised]:
-        return self._actor.run(works)
+    def read_ahead(self, work: ClipWork) -> None:
+        future: Future[Read] = Future()
+        # One clip: what was read before and did not come is dropped.
+        self._ahead = {work.clip.clip_id: (work, future)}
+        try:
+            future.set_result(self._actor.read(work))
+        except Exception as error:
+            future.set_exception(error)
+
+    def compute(self, number: int, works: list[ClipWork]) -> None:
+        ahead = self._ahead
+        mine = {
+            work.clip.clip_id: ahead[work.clip.clip_id][1]
+            for work in works
+            if work.clip.clip_id in ahead and ahead[work.clip.clip_id][0] == work
+        }
+        if mine:
+            self._ahead = {}
+        self._computed[number] = self._actor.compute(works, mine)
+
+    def collect(self, number: int) -> list[ManifestRow | Raised]:
+        with self._storing:
+            return self._actor.finish(self._computed.pop(number))
 
     def close(self) -> None:
         self._actor.close()

@@ -5,7 +5,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ class WatchedBoard(ProgressBoard):
 def make_pool(folder: Path, config: RunConfig, board: ProgressBoard) -> StagePool:
     job = StageJob("t2i", config, Storage(folder), "run", "recipe")
     hooks = PoolHooks(
-        partial(RayStageActor, job, config.t2i.pool),
+        lambda number: RayStageActor(job, config.t2i.pool),
         lambda work, status, reason, effort: unfinished_row(job, work, status, reason, effort),
         lambda: None,
     )

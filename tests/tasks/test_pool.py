@@ -50,6 +50,8 @@ class ScriptedActor:
         self.killed = threading.Event()
         self.dead = self.at_work = self.killed_at_work = False
         self.room: list[bool] = []
+        self.read: list[str] = []
+        self.results: dict[int, list[ManifestRow | Raised]] = {}
         self.node_losses: list[None] = []
 
     def place(self) -> bool:
@@ -67,12 +69,17 @@ class ScriptedActor:
             raise self._load
         return ActorInfo(f"actor-{self.number}", "node", self.number, "cuda", gpu_share=0.5)
 
-    def run(self, works: Sequence[ClipWork], timeout_s: float) -> list[ManifestRow | Raised]:
+    def read_ahead(self, work: ClipWork) -> None:
+        self.read.append(work.clip.clip_id)
+
+    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> None:
         self.log.append((self.number, tuple(each.clip.clip_id for each in works)))
         self.at_work = True
-        results = [self.behave(self, each) for each in works]
+        self.results[number] = [self.behave(self, each) for each in works]
         self.at_work = False
-        return results
+
+    def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
+        return self.results.pop(number)
 
     def close(self) -> None:
         self.kill()
@@ -103,7 +110,7 @@ class Harness:
 
         losses = [None] * node_losses
 
-        def start() -> ScriptedActor:
+        def start(number: int) -> ScriptedActor:
             actor = ScriptedActor(len(self.actors), self.log, behave, load)
             actor.room, actor.node_losses = room if room is not None else [], losses
             self.actors.append(actor)
@@ -257,13 +264,13 @@ def test_wrong_weights_reach_the_caller_at_once() -> None:
 
 def test_a_missing_result_is_tried_again() -> None:
     class Forgetful(ScriptedActor):
-        def run(self, works: Sequence[ClipWork], timeout_s: float) -> list[ManifestRow | Raised]:
-            return super().run(works, timeout_s)[: 1 if len(self.log) > 1 else 0]
+        def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
+            return super().collect(number, timeout_s)[: 1 if len(self.log) > 1 else 0]
 
     harness = Harness(succeed)
     harness.pool.close()
     log: list[tuple[int, tuple[str, ...]]] = []
-    hooks = PoolHooks(lambda: Forgetful(0, log, succeed, None), lambda *a: row("x"), lambda: None)
+    hooks = PoolHooks(lambda number: Forgetful(0, log, succeed, None), lambda *a: row("x"), lambda: None)
     pool = StagePool("t2i", PoolConfig(), 1, hooks, ProgressBoard(["t2i"], 1))
     assert pool.run([work("a")]) == [row("a")]
     pool.close()
@@ -427,7 +434,8 @@ def test_memory_used_up_costs_the_actor_and_in_the_end_the_clip() -> None:
     rows = harness.run("a", "bad", "b")
     harness.pool.close()
     assert (rows["bad"].status, rows["bad"].error_type) == ("quarantined", "MemoryError")
-    assert len(harness.actors) == 4
+    # The clip after it may have gone to the worn-out actor too: that takes its end from another thread.
+    assert len(harness.actors) in (3, 4)
     assert rows["bad"].duration_s == EFFORT.duration_s
 
 
@@ -460,7 +468,8 @@ def test_running_out_of_time_without_storage_is_not_the_clips_fault(monkeypatch:
     assert probes == [1, 1, 1], "nothing was computed before storage answered"
 
 
-def test_an_actor_that_died_idle_is_replaced_before_it_gets_a_clip() -> None:
+def test_an_actor_that_died_idle_is_replaced_before_it_gets_a_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.pools.pool._PING_AFTER_S", 0.0)
     harness = Harness(succeed, max_clip_attempts=1)
     harness.run("a")
     harness.actors[0].dead = True

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from functools import partial
 from pathlib import Path
 
 from magicvideo_core.clips import Clip
@@ -31,7 +30,7 @@ def make_pool(job: StageJob, board: ProgressBoard, num_actors: int = 1) -> Stage
         write_record(job.storage, row)
         return row
 
-    hooks = PoolHooks(partial(RayStageActor, job, config), give_up, lambda: None)
+    hooks = PoolHooks(lambda number: RayStageActor(job, config), give_up, lambda: None)
     return StagePool("t2i", config, num_actors, hooks, board)
 
 
