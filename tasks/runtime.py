@@ -26,6 +26,7 @@ from tasks.metrics import LoadMeter, MeteredBoard, RunMetrics
 from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
+from tasks.pools.shared_gpus import SharedGpus
 from tasks.pools.sizing import needed_resources, size_pools
 from tasks.pools.turns import Turns
 from tasks.progress import found_done
@@ -66,6 +67,7 @@ class Engine:
         self._made: list[StagePool] = []
         self._by_stage: dict[str, StagePool] = {}
         self._turns = Turns()
+        self._gpus = SharedGpus({stage: run.config.stage(stage).pool for stage in run.config.stages})
         self._session: Session | None = None
         self._resources: Mapping[str, float] = {}
         self._closing = threading.Event()
@@ -167,6 +169,7 @@ class Engine:
             self._closing.wait()
             with ThreadPoolExecutor(max_workers=len(pools)) as executor:
                 list(executor.map(StagePool.close, pools.values()))
+            self._gpus.give_back()
             meter.close()
         # A boundary: whoever asks for a pool gets the error.
         except BaseException as error:
@@ -223,7 +226,7 @@ class Engine:
         job, config = self._jobs[stage], self.run.config.stage(stage).pool
         probe_storage = partial(job.storage.with_patience(_PROBE_PATIENCE_S).exists, run_json_key())
         hooks = PoolHooks(
-            start_actor=lambda number: RayStageActor(job, config),
+            start_actor=lambda number: RayStageActor(job, config, self._gpus.where(stage, number)),
             give_up=partial(_give_up, job),
             probe_storage=probe_storage,
             before_batch=self._check_budget,

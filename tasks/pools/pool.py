@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import PoolExhaustedError, StorageLostError
@@ -87,13 +88,13 @@ class StagePool:
         self._lock = threading.Lock()
         self._slots: list[ActorSlot] = []
         self._threads: list[threading.Thread] = []
-        self._num_slots = 0
         for _ in range(num_actors):
             self._add_slot()
 
     def _add_slot(self) -> None:
         with self._lock:
-            number, self._num_slots = self._num_slots, self._num_slots + 1
+            # The lowest that is free: on shared GPUs it names the GPU.
+            number = next(n for n in count() if all(slot.number != n for slot in self._slots))
             name = f"{self._stage}-slot-{number}"
             collector = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-stored")
             slot = ActorSlot(number, self._turns.new_seat(self._rank, self._work), collector)

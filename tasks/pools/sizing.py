@@ -25,6 +25,7 @@ def size_pools(
     `resources` are Ray's (`CPU`, `GPU`, custom ones), `seconds` what a clip takes in each stage: the slowest stage,
     clips per second of all its actors, gets the next actor as long as there is room for it; faster stages than the
     slowest would only wait. Without `seconds` stages grow in turn. A stage never gets more actors than it has batches.
+    Stages that share GPUs (`sharing_stages`) take turns: each gets one actor on every GPU there is.
     Raises ConfigError naming the resource when not even the floors fit.
     """
     sizes = {stage: pool.min_actors for stage, pool in pools.items()}
@@ -36,14 +37,23 @@ def size_pools(
                 f"lower {keys} or min_actors, or use a larger cluster."
             )
 
+    sharing = sharing_stages(pools)
+    gpu_of_each = sum(pools[stage].num_gpus for stage in sharing)
+
     def may_grow(stage: str) -> bool:
         pool = pools[stage]
         batches = math.inf if num_clips is None else math.ceil(num_clips / pool.batch_size)
+        if stage in sharing and (sizes[stage] + 1) * gpu_of_each > resources.get("GPU", 0.0) + _TOLERANCE:
+            return False
         larger = needed_resources(pools, {**sizes, stage: sizes[stage] + 1})
         fits = all(needed <= resources.get(name, 0.0) + _TOLERANCE for name, needed in larger.items())
         return sizes[stage] < min(pool.max_actors, batches) and fits
 
     while True:
+        if growing := [stage for stage in sharing if may_grow(stage)]:
+            for stage in growing:
+                sizes[stage] += may_grow(stage)
+            continue
         if seconds is None:
             growing = [stage for stage in pools if may_grow(stage)]
             for stage in growing:
@@ -55,6 +65,12 @@ def size_pools(
             sizes[slowest] += bool(growing)
         if not growing:
             return sizes
+
+
+def sharing_stages(pools: Mapping[str, PoolConfig]) -> list[str]:
+    """Return the stages that take turns on the same GPUs: those that ask for shares, where these fit into one GPU."""
+    sharing = [stage for stage, pool in pools.items() if 0 < pool.num_gpus < 1]
+    return sharing if sum(pools[stage].num_gpus for stage in sharing) <= 1 + _TOLERANCE else []
 
 
 @dataclass(frozen=True, slots=True)
