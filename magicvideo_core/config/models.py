@@ -71,7 +71,8 @@ class FakeConfig(_Frozen):
     `faults` maps a word to what befalls the clips whose prompt holds it. `oom_limit_mib` is what the fault `oom` may
     take before allocating fails; 0 is no limit but the machine's. `trace_file` gets a line (stage, clip id) for each
     clip that the stage begins to compute: what was computed twice shows there. While there is a `hold_file`, the stage
-    finishes nothing: what is to happen in the middle of a run can happen meanwhile.
+    finishes nothing: what is to happen in the middle of a run can happen meanwhile. While there is a `slow_file`, each
+    clip takes ten times `sleep_s`.
     """
 
     sleep_s: float = Field(default=0.0, ge=0.0)
@@ -80,6 +81,7 @@ class FakeConfig(_Frozen):
     oom_limit_mib: int = Field(default=0, ge=0)
     trace_file: str = ""
     hold_file: str = ""
+    slow_file: str = ""
 
     @field_validator("faults", mode="before")
     @classmethod

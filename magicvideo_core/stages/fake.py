@@ -18,6 +18,8 @@ from magicvideo_core.stages.base import Frames, Outcome, StageItem, keyframe_fps
 
 _CHUNK_MIB = 32
 _HOLD_POLL_S = 0.05
+# How many times as long a clip takes while there is a `fake.slow_file`.
+SLOWNESS = 10
 
 
 class FakeStage:
@@ -44,7 +46,8 @@ class FakeStage:
             # One write to the end: lines of several processes do not mix.
             with open(self._fake.trace_file, "ab", buffering=0) as trace:
                 trace.write(f"{self._name} {item.clip.clip_id}\n".encode())
-        time.sleep(self._fake.sleep_s)
+        is_slow = bool(self._fake.slow_file) and os.path.exists(self._fake.slow_file)
+        time.sleep(self._fake.sleep_s * (SLOWNESS if is_slow else 1))
         while self._fake.hold_file and os.path.exists(self._fake.hold_file):
             time.sleep(_HOLD_POLL_S)
         fps = self._config.vfi.fps if self._name == "vfi" else keyframe_fps(self._config)

@@ -125,6 +125,10 @@ class StagePool:
         with self._lock:
             return [slot.info for slot in self._slots if slot.info is not None]
 
+    def num_slots(self) -> int:
+        """Return how many actors the pool has or waits for."""
+        return len(self._slots)
+
     def gpu_s(self) -> float:
         """Return the GPU-seconds that clips took so far: failed tries and what is in flight included."""
         with self._lock:

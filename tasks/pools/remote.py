@@ -81,7 +81,7 @@ class RayStageActor:
         self._node_id: str | None = None
         self._out_of_reach = False
         options = {**actor_options(pool), **(where or {}), "concurrency_groups": {"io": _NUM_IO_THREADS}}
-        self._handle = ray.remote(StageProcess).options(**options).remote(job)
+        self._handle = ray.remote(**options)(StageProcess).remote(job)
 
     def place(self) -> bool:
         placed, _ = self._ray.wait([self._handle.ping.remote()], timeout=self._pool.placement_timeout_s)
