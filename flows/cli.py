@@ -14,9 +14,9 @@ from typing import Any
 import click
 
 from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, WRONG_INPUT, Command, drive
-from flows.dataset_commands import measure
+from flows.dataset_commands import export, measure
 from flows.evaluation import ablate, evaluate
-from flows.finished_runs import retry, verify
+from flows.finished_runs import gc, retry, verify
 from flows.one_video import encoder_for, split_uri
 from flows.options import (
     config_options,
@@ -91,7 +91,9 @@ cli.add_command(evaluate)
 cli.add_command(ablate)
 cli.add_command(retry)
 cli.add_command(verify)
+cli.add_command(gc)
 cli.add_command(measure)
+cli.add_command(export)
 
 
 @cli.command(cls=Command, epilog="magicvideo plan prompts.txt --preset magicvideo2")

@@ -1,7 +1,8 @@
-"""The commands on a run that is there: retry what failed in it, verify what it left."""
+"""The commands on a run that is there: retry what failed in it, verify what it left, clean up what nothing needs."""
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,14 @@ import click
 
 from flows.commands import DONE, INTERRUPTED, SOME_CLIPS_DID_NOT, Command, drive
 from flows.options import json_option, stop_options, stop_words
-from flows.terminal import error_console, print_json
+from flows.terminal import CountedProgress, error_console, print_json
 from magicvideo_core.manifest.audit import audit_run
+from magicvideo_core.manifest.garbage import collect_garbage, find_garbage, is_worked_on
 from magicvideo_core.storage import Storage
 from tasks.selection import RetryRequest, resolve_retry
+
+# Of each kind of garbage.
+_MOST_KEYS = 20
 
 
 @click.command(cls=Command, epilog="magicvideo retry runs/20261122-201500-1a2b --stage i2v --quarantined")
@@ -66,6 +71,38 @@ def verify(run_uri: str, as_json: bool) -> int:
         verdict = "as the manifests say" if audit.ok else f"problems: {len(audit.lines())}"
         print(f"{audit.num_artifacts} artifacts, {audit.num_bytes} bytes, {verdict}: {audit.run_uri}")
     return DONE if audit.ok else SOME_CLIPS_DID_NOT
+
+
+@click.command(cls=Command, epilog="magicvideo gc runs/20261122-201500-1a2b --delete")
+@click.argument("run_uri")
+@click.option("--delete", is_flag=True, help="Delete it; without, only say what and how much.")
+@json_option
+def gc(run_uri: str, delete: bool, as_json: bool) -> int:
+    """Find what nothing needs in a run: orphans of interrupted work, and what later attempts replaced.
+
+    Reads only, unless --delete is given; that holds the run as a driver does, and is refused while one works on it.
+    """
+    storage = Storage(run_uri)
+    if delete:
+        with closing(CountedProgress("deleting")) as progress:
+            found = collect_garbage(storage, progress)
+    else:
+        found = find_garbage(storage)
+    if as_json:
+        print_json({"run_uri": run_uri, "deleted": delete, "kinds": found.by_kind(), "kept_back": found.kept_back})
+        return DONE
+    for kind, sizes in found.by_kind().items():
+        for key in list(sizes)[:_MOST_KEYS]:
+            print(f"{kind}: {key}")
+        if len(sizes) > _MOST_KEYS:
+            print(f"{kind}: and {len(sizes) - _MOST_KEYS} more (all of them by --json)")
+    for line in found.kept_back[:_MOST_KEYS]:
+        print(f"left alone: {line}")
+    if not delete and is_worked_on(storage):
+        print("A driver may be working on this run: what it has in flight looks like an orphan.")
+    num_objects, size_bytes = len(found.keys()), sum(each["size_bytes"] for each in found.counts().values())
+    print(f"{num_objects} objects, {size_bytes} bytes {'deleted' if delete else 'can go (--delete)'}: {storage.uri}")
+    return DONE
 
 
 def retry_command(request: RetryRequest) -> list[str]:

@@ -1,9 +1,11 @@
 """Files as objects: whole or absent, whatever interrupts the writing of them."""
 
+import contextlib
 import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +84,20 @@ def walk_sizes(folder: str, name_prefix: str = "") -> Iterator[tuple[str, int]]:
             except FileNotFoundError:
                 # Gone since the folder was read, as the part of a write is once it is done.
                 continue
+
+
+def unfinished_files(folder: str, older_than_s: float) -> Iterator[tuple[str, int]]:
+    """Give key and size in bytes of the parts of writes below a folder that nobody has touched for a while."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if not name.startswith(TEMPORARY_PREFIX):
+                continue
+            path = os.path.join(parent, name)
+            # Gone since the folder was read, as a part is once its write is done.
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(path)
+                if time.time() - status.st_mtime > older_than_s:
+                    yield os.path.relpath(path, folder), status.st_size
 
 
 def _write_part(path: Path, data: bytes) -> Path:

@@ -226,8 +226,8 @@ def expand_uri(pattern: str) -> list[str]:
     return sorted(str(store.unstrip_protocol(path)) for path in found)
 
 
-def check_writable(uri: str) -> None:
-    """Raise RunError in one sentence unless objects can be stored below `uri`; leaves nothing behind."""
+def check_writable(uri: str, option: str = "--output") -> None:
+    """Raise RunError in one sentence, naming the option, unless objects can be stored below `uri`; leaves nothing behind."""
     probe = f"{TEMPORARY_PREFIX}probe-{secrets.token_hex(8)}"
     if not is_local(uri) and (urlsplit(uri).query or "@" in urlsplit(uri).netloc):
         # It would be written into every row.
@@ -249,7 +249,7 @@ def check_writable(uri: str) -> None:
             storage.delete(probe)
     except (OSError, ValueError, ImportError, StorageUnavailableError) as error:
         raise RunError(
-            f"Output {uri} cannot be written: {_reason(error)}; choose another place with --output."
+            f"Output {uri} cannot be written: {_reason(error)}; choose another place with {option}."
         ) from None
 
 

@@ -66,7 +66,7 @@ def _last_finished(stages: Mapping[str, tuple[int, bool, MediaRow]]) -> list[Med
 
 
 def _manifests_of(source: str) -> Iterable[str]:
-    """The Parquet files that a source names; of a run's folder its manifests alone."""
+    """The Parquet files that a source names; of a run's folder its manifests alone, of an export's its metadata."""
     try:
         if source.endswith(".parquet") or any(character in source for character in "*?["):
             found = expand_uri(source)
@@ -74,7 +74,8 @@ def _manifests_of(source: str) -> Iterable[str]:
             storage = Storage(source)
             keys = [key for key in storage.list() if key.endswith(".parquet")]
             of_runs = [key for key in keys if "manifests" in key.split("/")[:-1]]
-            found = [storage.join(key) for key in of_runs or keys]
+            of_exports = [key for key in keys if key.rpartition("/")[2] == "metadata.parquet"]
+            found = [storage.join(key) for key in of_runs or of_exports or keys]
     except _UNREADABLE as error:
         raise ConfigError(f"Training data {redact(source)} cannot be read: {_reason(error)}.") from None
     if not found:

@@ -1,8 +1,5 @@
 """What is measured of clips: facts that tell the cases apart, durable by shard, measured once per artifact."""
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -17,13 +14,6 @@ from magicvideo_core.moving_shapes.world import parse_prompt
 from magicvideo_core.storage import Storage
 
 PROMPT = "a big striped red circle moving right on a navy background"
-
-
-@pytest.fixture
-def run(rendered_run: Storage, tmp_path: Path) -> Storage:
-    """A copy of the finished run, to be measured."""
-    shutil.copytree(rendered_run.uri, tmp_path / "run")
-    return Storage(tmp_path / "run")
 
 
 def scene(num_frames: int = 10, pixels: int = 64) -> np.ndarray:
@@ -63,27 +53,27 @@ def test_the_oracle_is_asked_about_prompts_of_its_world_alone() -> None:
     assert judge_prompt("a dog", frames) == {} == judge_prompt(PROMPT, frames[:, :32])
 
 
-def test_a_run_is_measured_once_and_what_changed_again(run: Storage, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["measure", run.uri]) == 0
+def test_a_run_is_measured_once_and_what_changed_again(own_run: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["measure", own_run.uri]) == 0
     assert "2 clips of stage vfi, 2 of them measured now" in capsys.readouterr().out
-    table = read_measurements(run, "vfi", 0)
+    table = read_measurements(own_run, "vfi", 0)
     assert table["oracle_all"].to_pylist() == [True, True] and table["error"].null_count == 2
-    assert measure_run(run).num_measured == 0 and measure_run(run, again=True).num_measured == 2
-    assert audit_run(run).ok, "measurements belong to a run"
+    assert measure_run(own_run).num_measured == 0 and measure_run(own_run, again=True).num_measured == 2
+    assert audit_run(own_run).ok, "measurements belong to a run"
 
-    run.write("measurements/vfi/shard-00000.parquet", b"torn")
-    assert measure_run(run).num_measured == 2 and read_measurements(run, "vfi", 0).equals(table)
+    own_run.write("measurements/vfi/shard-00000.parquet", b"torn")
+    assert measure_run(own_run).num_measured == 2 and read_measurements(own_run, "vfi", 0).equals(table)
 
 
-def test_a_damaged_artifact_is_a_row_with_an_error(run: Storage, capsys: pytest.CaptureFixture[str]) -> None:
-    row = next(row for row in read_manifests(run, "t2i") if row.status == "succeeded")
+def test_a_damaged_artifact_is_a_row_with_an_error(own_run: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    row = next(row for row in read_manifests(own_run, "t2i") if row.status == "succeeded")
     key = f"artifacts/t2i/{str(row.artifact_uri).rpartition('/')[2]}"
-    data = run.read(key)
-    run.write(key, data[:-3])
-    assert run_command(["measure", run.uri, "--stage", "t2i"]) == 1
+    data = own_run.read(key)
+    own_run.write(key, data[:-3])
+    assert run_command(["measure", own_run.uri, "--stage", "t2i"]) == 1
     assert f"clip {row.clip_id}" in capsys.readouterr().out
-    assert read_measurements(run, "t2i", 0)["error"].null_count == 1
-    run.write(key, data)
-    assert measure_run(run, "t2i").num_measured == 1, "mended, it is measured"
+    assert read_measurements(own_run, "t2i", 0)["error"].null_count == 1
+    own_run.write(key, data)
+    assert measure_run(own_run, "t2i").num_measured == 1, "mended, it is measured"
     with pytest.raises(RunError, match="has no stage 'audio'"):
-        measure_run(run, "audio")
+        measure_run(own_run, "audio")

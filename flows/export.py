@@ -1,0 +1,49 @@
+"""The flow that turns finished runs into a training-ready dataset."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow
+
+from magicvideo_core.dataset.request import Dedupe, Format, SplitBy, export_request
+from tasks.dataset import export_dataset
+
+
+@flow(name="export", flow_run_name="export-{format}", persist_result=False)
+def export(
+    runs: Sequence[str],
+    to: str,
+    format: Format = "webdataset",
+    stage: str = "",
+    include: Sequence[str] = (),
+    where: Sequence[str] = (),
+    dedupe: Dedupe = "exact",
+    near_distance: float = 1.0,
+    splits: str = "train=1",
+    split_by: SplitBy = "clip",
+    shard_clips: int = 1000,
+    shard_mib: int = 256,
+    measurements: bool = True,
+    license: str = "",
+) -> dict[str, Any]:
+    """Export the clips that succeeded in `runs` (URIs) below the URI `to`; returns the summary of the dataset.
+
+    As `magicvideo export` does: the same arguments go on where an export was interrupted, and change nothing where it is
+    whole. Raises ConfigError where the request is wrong or no clip is left.
+    """
+    request = export_request(
+        runs=tuple(runs),
+        format=format,
+        stage=stage,
+        include=tuple(include),
+        where=tuple(where),
+        dedupe=dedupe,
+        near_distance=near_distance,
+        splits=splits,
+        split_by=split_by,
+        shard_clips=shard_clips,
+        shard_mib=shard_mib,
+        measurements=measurements,
+        license=license,
+    )
+    return export_dataset(request, to)

@@ -1,0 +1,51 @@
+"""Under which licence the weights of a run are: of known repositories, of a folder's model card, or not known."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from magicvideo_core.config.models import StageConfig
+from magicvideo_core.config.weights import EMBEDDED, is_local_reference, references
+
+UNKNOWN = "not known: see its model card"
+# As their model cards said in November 2026; a revision may say otherwise.
+_OF_REPOSITORIES = {
+    "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "guoyww/animatediff-motion-adapter-v1-5-3": "not stated in its model card; AnimateDiff's code is Apache-2.0",
+    "lllyasviel/control_v11f1e_sd15_tile": "openrail",
+    "h94/IP-Adapter": "apache-2.0",
+}
+_LICENCE = re.compile(r"^license:\s*['\"]?([^'\"\n#]+?)['\"]?\s*$", re.M)
+
+
+def weights_of(stage_config: StageConfig) -> list[tuple[str, str, str]]:
+    """Return (field, reference, licence) of every weights reference of a stage; `fake` backends have none."""
+    if stage_config.backend == "fake":
+        return []
+    found = []
+    for name, reference in references(stage_config).items():
+        revision = stage_config.revision if name == "weights" and stage_config.revision else ""
+        shown = f"{reference}@{revision}" if revision and "@" not in reference else reference
+        if reference == EMBEDDED:
+            found.append((name, "the embedded family `tiny`", "this project's own, trained on rendered shapes alone"))
+        elif is_local_reference(reference):
+            # A path says nothing to those who get the dataset; its name may.
+            found.append((name, f"local {Path(reference).name}", _of_folder(Path(reference).expanduser())))
+        else:
+            repository = reference.partition(":")[0].partition("@")[0]
+            found.append((name, shown, _OF_REPOSITORIES.get(repository, UNKNOWN)))
+    return found
+
+
+def _of_folder(path: Path) -> str:
+    """Return what the front matter of a model card beside the weights says."""
+    for folder in (path if path.is_dir() else path.parent, path.parent):
+        try:
+            match = _LICENCE.search((folder / "README.md").read_text(encoding="utf-8", errors="replace")[:4000])
+        except OSError:
+            continue
+        if match:
+            return match[1]
+    return UNKNOWN
