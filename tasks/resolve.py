@@ -201,9 +201,12 @@ def _planned_clips(record: RunRecord | None, stored: Mapping[int, ClipTable], pr
 
 
 def check_weights(storage: Storage, record: RunRecord, config: RunConfig) -> None:
-    """Raise RunError where a run's stages would not make any more what they made."""
-    hashes = recipe_hashes(config)
-    changed = [stage for stage in config.stages if hashes[stage] != record.recipe_hashes.get(stage)]
+    """Raise RunError where a run's stages would not make any more what they made.
+
+    A setting that a later version added changes nothing: its default is what the run was made with.
+    """
+    hashes, given = recipe_hashes(config), recipe_hashes(record.config, only_given=True)
+    changed = [stage for stage in config.stages if record.recipe_hashes.get(stage) not in (hashes[stage], given[stage])]
     if changed:
         raise RunError(
             f"Run {record.run_id} at {storage.uri} was started with other weights for {changed[0]}.weights: "

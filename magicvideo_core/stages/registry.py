@@ -38,15 +38,21 @@ def weights_digest(name: str, config: RunConfig) -> str:
     return "fake" if stage.backend == "fake" else references_digest(name, stage)
 
 
-def recipe_hashes(config: RunConfig) -> dict[str, str]:
-    """Return the recipe hash of each configured stage, chained from the first one on."""
+def recipe_hashes(config: RunConfig, *, only_given: bool = False) -> dict[str, str]:
+    """Return the recipe hash of each configured stage, chained from the first one on.
+
+    With `only_given` over the settings that `config` was made from, without those that are there by default: of a run's
+    stored configuration that is what the version which began the run hashed.
+    """
     hashes: dict[str, str] = {}
     upstream = ""
     for name in STAGES:
         if name not in config.stages:
             continue
         stage = config.stage(name)
-        settings = stage.model_dump(mode="json", exclude=_NOT_IN_RECIPE | set(references(stage)))
+        settings = stage.model_dump(
+            mode="json", exclude=_NOT_IN_RECIPE | set(references(stage)), exclude_unset=only_given
+        )
         upstream = recipe_hash(settings, weights_digest(name, config), upstream)
         hashes[name] = upstream
     return hashes
