@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 # Names of files that are no objects: unfinished writes, and probes.
 TEMPORARY_PREFIX = ".part-"
@@ -20,8 +21,9 @@ def write_file(path: Path, data: bytes) -> None:
     part = _write_part(path, data)
     try:
         os.replace(part, path)
-    finally:
+    except BaseException:
         part.unlink(missing_ok=True)
+        raise
 
 
 def create_file(path: Path, data: bytes) -> bool:
@@ -102,10 +104,9 @@ def unfinished_files(folder: str, older_than_s: float) -> Iterator[tuple[str, in
 
 def _write_part(path: Path, data: bytes) -> Path:
     """Write the bytes beside where they belong, under a name that no listing shows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = _part_beside(path)
     try:
-        with part.open("xb") as file:
+        with _open_new(part) as file:
             file.write(data)
             file.flush()
             # A rename may reach the disk before the data it names.
@@ -114,6 +115,15 @@ def _write_part(path: Path, data: bytes) -> Path:
         part.unlink(missing_ok=True)
         raise
     return part
+
+
+def _open_new(path: Path) -> BinaryIO:
+    """Open a file that is not there yet, making its folder where that is not there either."""
+    try:
+        return path.open("xb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
 
 
 def _part_beside(path: Path) -> Path:

@@ -24,6 +24,8 @@ _BITEXACT = {"fflags": "+bitexact"}
 _MUXER_OPTIONS = {"mp4": {"movflags": "+faststart"}}
 # swscale's default shortcuts truncate chroma: they cost up to 3 levels of a flat colour, where these stay within 1.
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+# Waking others for a slice takes longer than converting it, and the cores belong to the stages.
+_SCALING_THREADS = 1
 # Colours of small moving objects drift without these: chroma gets more bits, and frames that others are predicted
 # from get no more than the rest.
 _X264_PARAMS = "chroma-qp-offset=-6:mbtree=0"
@@ -171,9 +173,10 @@ def _encode(
 def _from_rgb(reformatter: VideoReformatter, frame: npt.NDArray[np.uint8], pixel_format: str) -> av.VideoFrame:
     picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
     if pixel_format != "yuv420p":
-        return reformatter.reformat(picture, format=pixel_format)
+        return reformatter.reformat(picture, format=pixel_format, threads=_SCALING_THREADS)
     return reformatter.reformat(
         picture,
+        threads=_SCALING_THREADS,
         format=pixel_format,
         dst_colorspace=Colorspace.ITU601,
         dst_color_range=ColorRange.MPEG,
@@ -182,5 +185,6 @@ def _from_rgb(reformatter: VideoReformatter, frame: npt.NDArray[np.uint8], pixel
 
 
 def _to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
-    rgb = reformatter.reformat(frame, format="rgb24", interpolation=_SCALING).to_ndarray()
+    picture = reformatter.reformat(frame, format="rgb24", interpolation=_SCALING, threads=_SCALING_THREADS)
+    rgb = picture.to_ndarray()
     return rgb.astype(np.uint8, copy=False)

@@ -46,8 +46,10 @@ class FakeStage:
             # One write to the end: lines of several processes do not mix.
             with open(self._fake.trace_file, "ab", buffering=0) as trace:
                 trace.write(f"{self._name} {item.clip.clip_id}\n".encode())
-        is_slow = bool(self._fake.slow_file) and os.path.exists(self._fake.slow_file)
-        time.sleep(self._fake.sleep_s * (SLOWNESS if is_slow else 1))
+        # Even no time at all would let others have the core first.
+        if self._fake.sleep_s:
+            is_slow = bool(self._fake.slow_file) and os.path.exists(self._fake.slow_file)
+            time.sleep(self._fake.sleep_s * (SLOWNESS if is_slow else 1))
         while self._fake.hold_file and os.path.exists(self._fake.hold_file):
             time.sleep(_HOLD_POLL_S)
         fps = self._config.vfi.fps if self._name == "vfi" else keyframe_fps(self._config)
