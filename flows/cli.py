@@ -5,6 +5,7 @@ stderr, nothing written); 3 interrupted, and the message says with which command
 with is imported inside it, so that `--help` and wrong input answer at once.
 """
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -167,14 +168,22 @@ def status(run_uri: str, as_json: bool) -> int:
     return DONE
 
 
-@cli.command(cls=Command, epilog="magicvideo report runs/20261122-201500-1a2b")
+@cli.command(cls=Command, epilog="magicvideo report runs/20261122-201500-1a2b --strips 10000")
 @click.argument("run_uri")
+@click.option(
+    "--strips",
+    type=click.IntRange(min=0),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Clips that get frames of all their stages; what an earlier report has made is kept.",
+)
 @json_option
-def report(run_uri: str, as_json: bool) -> int:
+def report(run_uri: str, strips: int, as_json: bool) -> int:
     """Write the HTML page of a run, finished or not."""
     from magicvideo_core.report import write_report
 
-    report_uri = write_report(Storage(run_uri))
+    report_uri = write_report(Storage(run_uri), most_strips=strips, strips_limit_s=math.inf)
     print_json({"report_uri": report_uri}) if as_json else print(report_uri)
     return DONE
 

@@ -21,6 +21,17 @@ _S3_CLIENT = {
 }
 # Writing has no time limit of its own in aiohttp: a server that takes a connection and never reads would hang it.
 _PUT_TIMEOUT_S = 30.0
+# A browser shows a page only under its type; unlike files, objects are stored without one by `pipe_file`.
+_CONTENT_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "json": "application/json",
+    "md": "text/markdown; charset=utf-8",
+    "mp4": "video/mp4",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "webp": "image/webp",
+}
+_CONTENT_TYPE_OPTION = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}
 _SLOWEST_UPLOAD_BYTES_PER_S = 256 * 2**10
 
 
@@ -45,8 +56,14 @@ def strip_protocol(uri: str) -> str:
 
 
 def put(uri: str, data: bytes, **options: Any) -> None:
-    """Store an object by the filesystem's `pipe_file`; TimeoutError where the server does not take it in time."""
+    """Store an object by the filesystem's `pipe_file`, media and pages under their types.
+
+    Raises TimeoutError where the server does not take it in time.
+    """
     store = filesystem(uri)
+    name, content_type = _CONTENT_TYPE_OPTION.get(protocol(uri)), _CONTENT_TYPES.get(uri.rpartition(".")[2])
+    if name is not None and content_type is not None:
+        options = {name: content_type, **options}
     if not store.async_impl:
         store.pipe_file(uri, data, **options)
         return

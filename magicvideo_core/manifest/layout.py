@@ -8,8 +8,10 @@ from magicvideo_core.errors import InputError
 MANIFESTS = "manifests"
 JOURNAL = "journal"
 SESSIONS = f"{JOURNAL}/sessions"
+STRIPS = "report/strips"
 _MANIFEST = re.compile(r"^manifests/([^/]+)/shard-(\d{5,})\.attempt-(\d{3,})\.parquet$")
 _SESSION = re.compile(r"^journal/sessions/(\d{5,})\.json$")
+_STRIP = re.compile(r"^report/strips/([^/]+)\.([0-9a-f]{16})\.webp$")
 _RECORD = re.compile(r"^journal/([^/]+)/shard-(\d{5,})/attempt-(\d{3,})/([^/]+)\.json$")
 _PLAN = re.compile(r"^plan/shard-(\d{5,})\.parquet$")
 _MEASUREMENTS = re.compile(r"^measurements/([^/]+)/shard-(\d{5,})\.parquet$")
@@ -34,6 +36,16 @@ def run_json_key() -> str:
 def report_key() -> str:
     """Return the key of the report's page."""
     return "report/index.html"
+
+
+def strip_key(clip_id: str, digest: str) -> str:
+    """Return the key of the report's picture of a clip's stages; `digest` is over what it shows."""
+    return f"{STRIPS}/{clip_id}.{digest}.webp"
+
+
+def is_strip_key(key: str) -> bool:
+    """Tell whether an object is one of the report's pictures."""
+    return _STRIP.match(key) is not None
 
 
 def plan_key(shard_id: int) -> str:

@@ -1,7 +1,7 @@
 """Reads what is durable of a whole run in columns, shard by shard: what counts is as in `durable`, without an object a row."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -31,9 +31,14 @@ class ShardScan:
 
 
 def scan_run(
-    storage: Storage, stages: Sequence[str], columns: Sequence[str] = (), *, keep_stale_skips: bool = False
+    storage: Storage,
+    stages: Sequence[str],
+    columns: Sequence[str] = (),
+    *,
+    keep_stale_skips: bool = False,
+    shard_ids: Collection[int] | None = None,
 ) -> Iterator[ShardScan]:
-    """Give the terminal rows of a run by shard, in order of the shards, with `columns` beside `_ALWAYS`.
+    """Give the terminal rows of a run, or of some of its shards, in order of the shards, with `columns` beside `_ALWAYS`.
 
     As `durable.read_rows` has them, or, with `keep_stale_skips`, as `durable.read_latest` has those of `stages`. A few
     shards are held at a time, read several at once.
@@ -60,11 +65,13 @@ def scan_run(
                 found[stage] = table
         return ShardScan(shard_id, found if keep_stale_skips else without_stale_skips(found, stages))
 
-    shard_ids = sorted(records.keys() | manifests.keys())
+    wanted = sorted(
+        shard_id for shard_id in records.keys() | manifests.keys() if shard_ids is None or shard_id in shard_ids
+    )
     # Both are dicts of lists that threads only read from here on.
-    for shard_id in shard_ids:
+    for shard_id in wanted:
         records[shard_id], manifests[shard_id]
-    return map_concurrently(read, shard_ids, storage.num_readers)
+    return map_concurrently(read, wanted, storage.num_readers)
 
 
 def clip_ids(rows: pa.Table) -> list[str]:

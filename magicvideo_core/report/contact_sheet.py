@@ -9,8 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from magicvideo_core.errors import RunError
-from magicvideo_core.manifest.artifacts import read_artifact_frames
-from magicvideo_core.report.pictures import frames_at, tile
+from magicvideo_core.report.pictures import frames_at, read_evenly, tile
 from magicvideo_core.report.run_view import read_run
 from magicvideo_core.storage import Storage
 
@@ -28,9 +27,9 @@ def contact_sheet(storage: Storage, max_clips: int = 6, num_columns: int = 8, ma
     last_stage = run.record.config.stages[-1]
     rows: list[tuple[str, npt.NDArray[np.uint8]]] = []
     for clip in run.clips:
-        final = [row for row in clip.rows if row.stage == last_stage and row.status == "succeeded"]
-        if final and len(rows) < max_clips:
-            rows.append((clip.prompt, read_artifact_frames(storage, final[-1])))
+        for each in clip.results:
+            if each.stage == last_stage and each.key is not None and len(rows) < max_clips:
+                rows.append((clip.prompt, read_evenly(storage, each.key, num_columns)))
     if not rows:
         raise RunError(f"Run {run.record.run_id} at {storage.uri} has no finished video to show.")
     return draw_contact_sheet(rows, num_columns, max_size_bytes)

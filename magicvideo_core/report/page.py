@@ -1,24 +1,28 @@
-"""Writes `report/index.html` of a run: videos by relative path, everything else inside the page."""
+"""Writes `report/index.html` of a run: one file with all it needs but videos, images and strips, named by relative paths."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
-from magicvideo_core.errors import MediaError, TransientError
-from magicvideo_core.manifest.artifacts import read_artifact_frames
 from magicvideo_core.manifest.layout import report_key
-from magicvideo_core.report.pictures import data_uri, strip, tile
-from magicvideo_core.report.run_view import MOST_CLIPS, ClipView, RunView, read_run
+from magicvideo_core.report.formats import format_bytes, format_count, format_seconds
+from magicvideo_core.report.listing import listing, to_script
+from magicvideo_core.report.measured import Measured, read_measured
+from magicvideo_core.report.pictures import data_uri, picture_of, write_strips
+from magicvideo_core.report.plots import histogram, timeline
+from magicvideo_core.report.run_view import MOST_CLIPS, RunView, read_run
 from magicvideo_core.storage import Storage
 
-logger = logging.getLogger(__name__)
-
 STAGE_TITLES = {"t2i": "text to image", "i2v": "image to video", "v2v": "video to video", "vfi": "interpolation"}
-_POSTER_PX = 256
+CLIPS_PER_PAGE = 24
+# At the end of a run: 200 clips of the embedded family take seconds, but those of a large one would hold it up.
+MOST_STRIPS, STRIPS_LIMIT_S = 200, 60.0
 # Title, name in the forecast, and unit.
 _FORECAST_ROWS = (
     ("wall time", "wall_s", "s"),
@@ -30,33 +34,38 @@ _FORECAST_ROWS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ClipPictures:
-    """What the page shows of one clip: its last artifact (video, image or nothing) and one strip per finished stage."""
+def write_report(
+    storage: Storage,
+    most_strips: int = MOST_STRIPS,
+    strips_limit_s: float = STRIPS_LIMIT_S,
+    most_clips: int = MOST_CLIPS,
+) -> str:
+    """Write the page and return its URI; the first `most_strips` clips get strips of their stages' frames beside it.
 
-    video_href: str | None
-    image_href: str | None
-    poster: str | None
-    strips: tuple[tuple[str, str], ...]
-
-
-def write_report(storage: Storage, max_clips: int = 200, most_clips: int = MOST_CLIPS) -> str:
-    """Write the page and return its URI. Videos of at most `max_clips` clips are shown; failures all of them.
-
-    Of a run with more than `most_clips` only the first shards are on the page, which says so.
+    A run of one page has its strips in it; of a larger one they are objects, and those of an earlier report are kept. The
+    clips of a run with more than `most_clips` are listed from the first shards only, which the page says; its figures
+    are of the whole run.
 
     Raises:
         RunError: there is no run at the place.
     """
     run = read_run(storage, most_clips)
-    shown = run.clips[:max_clips]
-    pictures = {clip.clip_id: _pictures(storage, clip) for clip in shown}
-    html = render_page(run, shown, pictures)
-    return storage.write(report_key(), html.encode()).uri
+    pictures: dict[str, str] = {}
+    if len(run.clips) <= CLIPS_PER_PAGE:
+        for clip in run.clips[:most_strips]:
+            if (webp := picture_of(storage, clip)) is not None:
+                pictures[clip.clip_id] = data_uri(webp)
+    else:
+        strips = write_strips(storage, run.clips, most_strips, strips_limit_s)
+        pictures = {clip_id: quote(key.removeprefix("report/")) for clip_id, key in strips.items()}
+    last = run.record.config.stages[-1]
+    hashes = {clip.clip_id: own.sha256 or "" for clip in run.clips for own in clip.results if own.stage == last}
+    measured = read_measured(storage, last, run.shard_ids, hashes)
+    return storage.write(report_key(), render_page(run, pictures, measured).encode()).uri
 
 
-def render_page(run: RunView, shown: tuple[ClipView, ...], pictures: Mapping[str, ClipPictures]) -> str:
-    """Return the page; every value is escaped."""
+def render_page(run: RunView, pictures: Mapping[str, str], measured: Measured) -> str:
+    """Return the page; every value is escaped, and what its scripts read is inert data."""
     # Loaded here: importing this package must stay light for the command line.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -67,56 +76,76 @@ def render_page(run: RunView, shown: tuple[ClipView, ...], pictures: Mapping[str
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["seconds"] = format_seconds
-    environment.filters["bytes"] = format_bytes
-    settings = json.dumps(run.record.config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    environment.filters |= {"seconds": format_seconds, "bytes": format_bytes, "count": format_count}
+    script, style = (_source(environment, name) for name in ("report.js", "report.css"))
+    stages = run.record.config.stages
     return environment.get_template("report.html").render(
         run=run,
         record=run.record,
-        shown=shown,
-        pictures=pictures,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=style,
+        listing=to_script(listing(run.clips, stages, pictures, measured)),
+        clips_per_page=CLIPS_PER_PAGE,
         stage_titles=STAGE_TITLES,
-        settings=settings,
-        forecast_rows=_FORECAST_ROWS,
-        prompts={clip.clip_id: clip.prompt for clip in run.clips},
+        timelines={stage: timeline(run.activity, stage) for stage in stages},
+        histograms={stage: histogram(run.activity.stage(stage).succeeded_s(), stage) for stage in stages},
+        forecast_rows=_forecast_rows(run),
+        stage_rows=_stage_rows(run),
+        sessions=_session_rows(run),
+        settings=json.dumps(run.record.config.model_dump(mode="json"), indent=2, ensure_ascii=False),
     )
 
 
-def format_seconds(value: float) -> str:
-    """Return a duration for people: `0.42 s`, `12.3 s`, `4 min 05 s`, `2 h 07 min`."""
-    if value < 10:
-        return f"{value:.2f} s"
-    if value < 120:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    return f"{minutes} min {seconds:02d} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+def _source(environment: Any, name: str) -> str:
+    return str(environment.loader.get_source(environment, name)[0])
 
 
-def format_bytes(value: int) -> str:
-    """Return a size for people, in powers of 1000."""
-    size = float(value)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+def _forecast_rows(run: RunView) -> list[dict[str, Any]]:
+    """Return the forecast beside what it took, with both as shares of the larger for the bars."""
+    if run.record.forecast is None:
+        return []
+    return [
+        _compared(title, run.record.forecast.get(name), run.actual.get(name), unit)
+        for title, name, unit in _FORECAST_ROWS
+        if run.record.forecast.get(name) is not None or run.actual.get(name) is not None
+    ]
 
 
-def _pictures(storage: Storage, clip: ClipView) -> ClipPictures:
-    strips: list[tuple[str, str]] = []
-    poster = video_href = image_href = None
-    for row in clip.rows:
-        key = clip.artifact_key(row.stage)
-        if row.status != "succeeded" or key is None:
-            continue
-        try:
-            frames_THWC_u8 = read_artifact_frames(storage, row)
-        except (MediaError, FileNotFoundError, TransientError) as error:
-            logger.warning("the report shows no frames of clip %s in stage %s: %s", clip.clip_id, row.stage, error)
-            continue
-        strips.append((row.stage, strip(frames_THWC_u8)))
-        middle = tile(frames_THWC_u8[len(frames_THWC_u8) // 2], _POSTER_PX)
-        poster = data_uri(middle)
-        video_href = f"../{quote(key)}" if key.endswith(".mp4") else None
-        image_href = f"../{quote(key)}" if key.endswith(".png") else None
-    return ClipPictures(video_href, image_href, poster, tuple(strips))
+def _stage_rows(run: RunView) -> list[dict[str, Any]]:
+    """Return the seconds per clip that the forecast went by beside the mean of what clips took."""
+    expected = (run.record.forecast or {}).get("seconds_per_clip") or {}
+    rows = []
+    for stage in run.record.config.stages:
+        took_s = run.activity.stage(stage).succeeded_s()
+        if stage in expected:
+            mean_s = float(took_s.mean()) if took_s.size else None
+            rows.append(_compared(f"{stage}, seconds per clip", expected[stage], mean_s, "s"))
+    return rows
+
+
+def _compared(title: str, expected: float | None, found: float | None, unit: str) -> dict[str, Any]:
+    words = {"s": format_seconds, "B": lambda value: format_bytes(round(value)), "": lambda value: f"{value:.4g}"}[unit]
+    most = max(expected or 0.0, found or 0.0)
+    return {
+        "title": title,
+        "expected": None if expected is None else words(expected),
+        "actual": None if found is None else words(found),
+        "ratio": f"{found / expected:.2f}"
+        if expected and found is not None and math.isfinite(found / expected)
+        else None,
+        "shares": [round(100 * (value or 0.0) / most, 2) if most else 0.0 for value in (expected, found)],
+    }
+
+
+def _session_rows(run: RunView) -> list[dict[str, Any]]:
+    """Return the sessions in their order: when each began and what it found done, which resuming did not compute again."""
+    return [
+        {
+            "number": each.number,
+            "started_at": each.started_at.replace("T", " ").replace("+00:00", ""),
+            "ended_at": (each.ended_at or "").replace("T", " ").replace("+00:00", ""),
+            "found": each.found_done,
+        }
+        for each in run.sessions
+    ]

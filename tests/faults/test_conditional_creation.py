@@ -40,6 +40,14 @@ def test_the_probe_says_yes_and_leaves_nothing(storage: Storage) -> None:
     assert filesystems.filesystem(storage.uri).find(storage.uri) == []
 
 
+def test_pages_and_media_have_their_types(storage: Storage) -> None:
+    storage.write("report/index.html", b"<!doctype html>")
+    storage.create("artifacts/vfi/a.mp4", b"frames")
+    store = filesystems.filesystem(storage.uri)
+    found = [store.info(storage.join(key))["ContentType"] for key in ("report/index.html", "artifacts/vfi/a.mp4")]
+    assert found == ["text/html; charset=utf-8", "video/mp4"], "a browser shows the page and does not store it"
+
+
 def test_of_many_creators_one_succeeds(storage: Storage) -> None:
     storage.creates_atomically()
     with ThreadPoolExecutor(8) as executor:
