@@ -119,7 +119,10 @@ def _run(record: RunRecord) -> str:
         for name, reference, licence in weights_of(record.config.stage(stage)):
             found.setdefault((stage, reference, licence), []).append(name)
     used = [[stage, _plain(what), _plain(licence), ", ".join(names)] for (stage, what, licence), names in found.items()]
-    lines.append(_table(["stage", "weights", "licence", "as"], used) if used else "No weights: every stage is fake.\n")
+    note = "Licences to our knowledge; each model card decides.\n"
+    lines.append(
+        _table(["stage", "weights", "licence", "as"], used) + note if used else "No weights: every stage is fake.\n"
+    )
     return "\n".join(lines)
 
 

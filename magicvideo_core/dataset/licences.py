@@ -9,11 +9,11 @@ from magicvideo_core.config.models import StageConfig
 from magicvideo_core.config.weights import EMBEDDED, is_local_reference, references
 
 UNKNOWN = "not known: see its model card"
-# As their model cards said in November 2026; a revision may say otherwise.
+# To our knowledge: the model card of the revision that was used decides, and the dataset card says so.
 _OF_REPOSITORIES = {
     "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
-    "guoyww/animatediff-motion-adapter-v1-5-3": "not stated in its model card; AnimateDiff's code is Apache-2.0",
+    "guoyww/animatediff-motion-adapter-v1-5-3": UNKNOWN,
     "lllyasviel/control_v11f1e_sd15_tile": "openrail",
     "h94/IP-Adapter": "apache-2.0",
 }
