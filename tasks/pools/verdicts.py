@@ -15,6 +15,9 @@ from tasks.pools.work import Pending, WorkQueue
 # A clip that outlives this many lost machines begins to be suspected of having a part in it.
 _MAX_CUTS = 10
 
+# Fewer failures in a row may be the same hiccup, met by several actors.
+_MIN_FAILURES_IN_A_ROW = 3
+
 # Makes the terminal row of a clip that the pool gives up, and makes it durable.
 GiveUp = Callable[[ClipWork, Status, Reason, Effort | None], ManifestRow]
 
@@ -28,10 +31,14 @@ class Verdicts:
         self._storage = storage
         self._give_up_hook = give_up
         self._last_success_s = time.monotonic()
+        # Since the last success: when storage first failed a clip, and how often it did.
+        self._failing_since_s: float | None = None
+        self._failures_in_a_row = 0
 
     def succeeded(self, pending: Pending, row: ManifestRow) -> None:
         """Pass on a row that is durable."""
         self._last_success_s = time.monotonic()
+        self._failing_since_s, self._failures_in_a_row = None, 0
         self._work.finish(pending, row)
 
     def raised(self, pending: Pending, raised: Raised, *, in_company: bool) -> None:
@@ -78,6 +85,7 @@ class Verdicts:
     def _await_storage(self, pending: Pending, raised: Raised) -> None:
         """Put a clip back unblamed, for when storage answers; where it does for all others, the clip fails."""
         now_s = time.monotonic()
+        self._check_patience(now_s, raised)
         pending.storage_failures += 1
         if pending.storage_failing_since_s is None:
             pending.storage_failing_since_s = now_s
@@ -92,6 +100,18 @@ class Verdicts:
             raise StorageLostError(
                 f"Storage has failed clip {raised.clip_id} for {failing_s:.0f} s (pool.storage_patience_s): "
                 f"{raised.reason.error_message}"
+            )
+
+    def _check_patience(self, now_s: float, raised: Raised) -> None:
+        """Raise StorageLostError where storage answers and takes nothing, one clip after the other: a disk is full."""
+        if self._failing_since_s is None:
+            self._failing_since_s = now_s
+        self._failures_in_a_row += 1
+        failing_s = now_s - self._failing_since_s
+        if failing_s > self._config.storage_patience_s and self._failures_in_a_row >= _MIN_FAILURES_IN_A_ROW:
+            raise StorageLostError(
+                f"Storage has taken nothing for {failing_s:.0f} s (pool.storage_patience_s), {self._failures_in_a_row} "
+                f"clips in a row: {raised.reason.error_message}"
             )
 
     def _give_up(self, pending: Pending, status: Status, reason: Reason, effort: Effort) -> None:

@@ -1,6 +1,7 @@
 """Pools over actors that are objects of the test: dispatch, retries, replacement and every bound."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -393,6 +394,19 @@ def test_the_patience_with_storage_ends(monkeypatch: pytest.MonkeyPatch) -> None
         harness.run("a", "b")
     harness.pool.close()
     assert len(harness.log) == 1
+
+
+def test_a_full_disk_that_can_be_read_ends_the_patience_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow | Raised:
+        time.sleep(0.02)
+        return succeed(actor, work) if work.clip.clip_id == "clip-0" else unstored(work.clip.clip_id)
+
+    monkeypatch.setattr("tasks.pools.storage_gate._FIRST_DELAY_S", 0.01)
+    harness = Harness(behave, storage_patience_s=0.1)
+    with pytest.raises(StorageLostError, match=r"taken nothing for .* clips in a row: Could not store it"):
+        harness.run(*(f"clip-{number}" for number in range(100)))
+    harness.pool.close()
+    assert 3 < len(harness.log) < 50, "not once for every clip that waits"
 
 
 def test_a_clip_whose_storage_alone_does_not_answer_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
