@@ -30,7 +30,6 @@ from magicvideo_core.moving_shapes.world import sample_scene
 from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage
 
-SHARD_SIZE = 500
 # A prompt that would be markup, were it not shown as text.
 HOSTILE_PROMPT = '</script><script>document.title = "taken"</script><img src=x onerror=alert(1)> & "quotes"'
 _SECONDS = {"t2i": 1.3, "i2v": 6.8, "v2v": 18.5, "vfi": 0.5}
@@ -43,7 +42,9 @@ _ERRORS = (
 )
 
 
-def build_large_run(storage: Storage, num_clips: int, num_linked: int | None = None, num_scenes: int = 8) -> None:
+def build_large_run(
+    storage: Storage, num_clips: int, num_linked: int | None = None, num_scenes: int = 8, shard_size: int = 500
+) -> None:
     """Write a run of `num_clips`, one in thirty stopped and the last twentieth pending; the first `num_linked` have media.
 
     All have, where that is None. `storage` is a local folder that does not exist yet.
@@ -52,7 +53,7 @@ def build_large_run(storage: Storage, num_clips: int, num_linked: int | None = N
     scenes = [sample_scene(rng) for _ in range(num_scenes)]
     clips = [clip_of_prompt(f"{scenes[i % num_scenes].prompt}, take {i}", i) for i in range(num_clips)]
     clips[1 % num_clips] = clip_of_prompt(HOSTILE_PROMPT, 2**53 + 1)
-    shards = Shards.cut(clips, SHARD_SIZE)
+    shards = Shards.cut(clips, shard_size)
     record = new_run_record(
         "large", load_config("tiny"), dict.fromkeys(STAGES, "0" * 16), "s3://prompts/*.jsonl", shards
     )
@@ -61,9 +62,10 @@ def build_large_run(storage: Storage, num_clips: int, num_linked: int | None = N
     media = {stage: [_media(stage, scene) for scene in scenes] for stage in STAGES}
     night_s = sum(_SECONDS.values()) * num_clips / 8
     for shard_id, shard in enumerate(shards):
-        for stage, rows in _rows(shard, shard_id, media, night_s, num_clips).items():
+        numbers = shard_id * shard_size + np.arange(len(shard))
+        for stage, rows in _rows(shard, shard_id, numbers, media, night_s, num_clips).items():
             storage.create(manifest_key(stage, shard_id, 1), table_to_parquet(rows))
-        _write_measurements(storage, shard, shard_id, media["vfi"])
+        _write_measurements(storage, shard, shard_id, numbers, media["vfi"])
     _write_sessions(storage, night_s, num_clips)
     _link(storage, [clip.clip_id for clip in clips[:num_linked]], media)
 
@@ -78,10 +80,15 @@ def _media(stage: str, scene: Any) -> tuple[str, bytes]:
 
 
 def _rows(
-    shard: ClipTable, shard_id: int, media: Mapping[str, list[tuple[str, bytes]]], night_s: float, num_clips: int
+    shard: ClipTable,
+    shard_id: int,
+    numbers: np.ndarray,
+    media: Mapping[str, list[tuple[str, bytes]]],
+    night_s: float,
+    num_clips: int,
 ) -> dict[str, pa.Table]:
+    """Return the manifests of a shard by stage; `numbers` are its clips' places in the run."""
     tables, rng = {}, np.random.default_rng(shard_id)
-    numbers = shard_id * SHARD_SIZE + np.arange(len(shard))
     begun = numbers < num_clips - num_clips // 20
     # Of the clips that stop, which stage stops them, and by what.
     stops = np.where(numbers % 30 == 7, (numbers // 30) % len(STAGES), len(STAGES))
@@ -119,13 +126,15 @@ def _rows(
     return tables
 
 
-def _write_measurements(storage: Storage, shard: ClipTable, shard_id: int, videos: list[tuple[str, bytes]]) -> None:
+def _write_measurements(
+    storage: Storage, shard: ClipTable, shard_id: int, numbers: np.ndarray, videos: list[tuple[str, bytes]]
+) -> None:
     """Write what `magicvideo measure` would have, with made-up values."""
     rng = np.random.default_rng(shard_id)
     hashes = [hashlib.sha256(data).hexdigest() for _, data in videos]
     values = {
         "clip_id": shard.ids(),
-        "sha256": [hashes[(shard_id * SHARD_SIZE + i) % len(hashes)] for i in range(len(shard))],
+        "sha256": [hashes[number % len(hashes)] for number in numbers],
         "sharpness": rng.gamma(4, 2, len(shard)),
         "motion": rng.gamma(2, 0.01, len(shard)),
         "oracle_all": rng.random(len(shard)) < 0.8,

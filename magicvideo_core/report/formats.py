@@ -24,3 +24,8 @@ def format_bytes(value: int) -> str:
 def format_count(value: int) -> str:
     """Return a number with thin spaces between thousands."""
     return f"{value:,}".replace(",", "\u2009")
+
+
+def format_minute(iso: str) -> str:
+    """Return an ISO 8601 time in UTC to the minute, `2026-11-23 09:30 UTC`; another text as it is."""
+    return f"{iso[:10]} {iso[11:16]} UTC" if iso[10:11] == "T" and iso.endswith(("+00:00", "Z")) else iso

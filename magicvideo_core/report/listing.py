@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from magicvideo_core.report.clip_views import ClipView, StageResult
 from magicvideo_core.report.measured import Measured
-from magicvideo_core.report.run_view import ClipView, StageResult
 
 # What is longer is cut: a page of many clips must open, and the manifests have all of it.
 LONGEST_PROMPT = 1000

@@ -11,12 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 from magicvideo_core.manifest.layout import report_key
-from magicvideo_core.report.formats import format_bytes, format_count, format_seconds
+from magicvideo_core.report.clip_views import MOST_CLIPS
+from magicvideo_core.report.formats import format_bytes, format_count, format_minute, format_seconds
 from magicvideo_core.report.listing import listing, to_script
 from magicvideo_core.report.measured import Measured, read_measured
 from magicvideo_core.report.pictures import data_uri, picture_of, write_strips
 from magicvideo_core.report.plots import histogram, timeline
-from magicvideo_core.report.run_view import MOST_CLIPS, RunView, read_run
+from magicvideo_core.report.run_view import RunView, read_run
 from magicvideo_core.storage import Storage
 
 STAGE_TITLES = {"t2i": "text to image", "i2v": "image to video", "v2v": "video to video", "vfi": "interpolation"}
@@ -43,8 +44,8 @@ def write_report(
     """Write the page and return its URI; the first `most_strips` clips get strips of their stages' frames beside it.
 
     A run of one page has its strips in it; of a larger one they are objects, and those of an earlier report are kept. The
-    clips of a run with more than `most_clips` are listed from the first shards only, which the page says; its figures
-    are of the whole run.
+    clips of a run with more than `most_clips` are listed from the first shards only, and those that failed in later ones,
+    which the page says; its figures are of the whole run.
 
     Raises:
         RunError: there is no run at the place.
@@ -60,7 +61,7 @@ def write_report(
         pictures = {clip_id: quote(key.removeprefix("report/")) for clip_id, key in strips.items()}
     last = run.record.config.stages[-1]
     hashes = {clip.clip_id: own.sha256 or "" for clip in run.clips for own in clip.results if own.stage == last}
-    measured = read_measured(storage, last, run.shard_ids, hashes)
+    measured = read_measured(storage, last, sorted({clip.shard_id for clip in run.clips}), hashes)
     return storage.write(report_key(), render_page(run, pictures, measured).encode()).uri
 
 
@@ -76,7 +77,8 @@ def render_page(run: RunView, pictures: Mapping[str, str], measured: Measured) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": format_seconds, "bytes": format_bytes, "count": format_count}
+    environment.filters |= {"seconds": format_seconds, "bytes": format_bytes}
+    environment.filters |= {"count": format_count, "minute": format_minute}
     script, style = (_source(environment, name) for name in ("report.js", "report.css"))
     stages = run.record.config.stages
     return environment.get_template("report.html").render(
@@ -143,8 +145,8 @@ def _session_rows(run: RunView) -> list[dict[str, Any]]:
     return [
         {
             "number": each.number,
-            "started_at": each.started_at.replace("T", " ").replace("+00:00", ""),
-            "ended_at": (each.ended_at or "").replace("T", " ").replace("+00:00", ""),
+            "started_at": format_minute(each.started_at),
+            "ended_at": format_minute(each.ended_at or ""),
             "found": each.found_done,
         }
         for each in run.sessions

@@ -17,7 +17,7 @@ from magicvideo_core.errors import MediaError, TransientError
 from magicvideo_core.ids import short_hash
 from magicvideo_core.manifest.layout import STRIPS, strip_key
 from magicvideo_core.media import decode_evenly, decode_image
-from magicvideo_core.report.run_view import ClipView
+from magicvideo_core.report.clip_views import ClipView
 from magicvideo_core.storage import Storage
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,8 @@ from magicvideo_core.report.formats import format_count, format_seconds
 TIMELINE_BINS = 240
 HISTOGRAM_BINS = 30
 _HEIGHT = 40
+# Above the area: where clips failed, the redder the more.
+_BAND = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,16 @@ class Histogram:
 
 
 def timeline(activity: Activity, stage: str) -> Timeline:
-    """Return the clips in work over time as an area, red ticks where clips failed, lines where a session ended."""
+    """Return the clips in work over time as an area, red above it where clips failed, lines where a session ended."""
     in_work = activity.in_work(stage, TIMELINE_BINS)
     most = float(in_work.max(initial=0.0))
-    heights = _HEIGHT * in_work / most if most else in_work
+    heights = (_HEIGHT - _BAND - 2) * in_work / most if most else in_work
     tops = " ".join(f"L{x} {_short(_HEIGHT - h)} L{x + 1} {_short(_HEIGHT - h)}" for x, h in enumerate(heights))
     shapes = [f'<path class="area" d="M0 {_HEIGHT} {tops} L{TIMELINE_BINS} {_HEIGHT} Z"/>' if most else ""]
-    for x in np.flatnonzero(activity.failures(stage, TIMELINE_BINS)).tolist():
-        shapes.append(f'<rect class="miss" x="{x}" y="0" width="1.5" height="9"/>')
+    failures = activity.failures(stage, TIMELINE_BINS)
+    for x in np.flatnonzero(failures).tolist():
+        strength = 0.3 + 0.7 * failures[x] / failures.max()
+        shapes.append(f'<rect class="miss" x="{x}" y="0" width="1" height="{_BAND}" opacity="{strength:.2g}"/>')
     for at in _session_ends(activity.spans):
         shapes.append(f'<rect class="cut" x="{_short(at)}" y="0" width=".6" height="{_HEIGHT}"/>')
     return Timeline(_svg(TIMELINE_BINS, shapes, f"clips in work in {stage} over time"), most)

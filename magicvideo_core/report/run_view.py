@@ -1,71 +1,27 @@
-"""What a report shows of a run: its clips with their stages, and the figures of all of it per stage, read in columns."""
+"""What a report shows of a run: the figures of all of it, read in columns, and its clips."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from magicvideo_core.clips import ClipTable
-from magicvideo_core.errors import UnreadableError
-from magicvideo_core.manifest.artifacts import key_in_run
 from magicvideo_core.manifest.outlay import actual
-from magicvideo_core.manifest.parquet import warn_absent
-from magicvideo_core.manifest.plan import list_shards, read_plan
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
 from magicvideo_core.manifest.savings import Savings, savings
-from magicvideo_core.manifest.scan import ShardScan, scan_run
+from magicvideo_core.manifest.scan import ShardScan, has_status, scan_run
 from magicvideo_core.manifest.session import SessionRecord, read_sessions
 from magicvideo_core.manifest.tally import COLUMNS, FailureCount, Tally
 from magicvideo_core.report.activity import Activity
+from magicvideo_core.report.clip_views import MOST_CLIPS, MOST_STOPPED, PENDING, STOPPED, ClipView, read_clips
 from magicvideo_core.storage import Storage
 
-PENDING = "pending"
-# A page that lists more would be too large to open.
-MOST_CLIPS = 20_000
 _FRAMES = ("width", "height", "num_frames")
-# What the list of clips has of a row.
-_LISTED = (
-    *("sha256", "artifact_uri", "size_bytes", "duration_s"),
-    *("attempt", "error_type", "error_message", "error_traceback"),
-)
 _TABLES_AT_ONCE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class StageResult:
-    """What a clip came to in one stage; `key` is its artifact's in the run, None where it has none there."""
-
-    stage: str
-    status: str
-    attempt: int
-    duration_s: float | None
-    size_bytes: int | None
-    sha256: str | None
-    key: str | None
-    error_type: str | None
-    error_message: str | None
-    error_traceback: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClipView:
-    """One clip and its terminal rows, in stage order; `status` is the last stage's, or of what stopped it."""
-
-    clip_id: str
-    prompt: str
-    negative_prompt: str
-    seed: int
-    source_id: str | None
-    status: str
-    results: tuple[StageResult, ...]
-
-    def problem(self) -> StageResult | None:
-        """Return the result that stopped the clip, None where none did."""
-        return next((each for each in self.results if each.status in ("failed", "quarantined")), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +44,6 @@ class RunView:
 
     record: RunRecord
     clips: tuple[ClipView, ...]
-    # The shards that hold them.
-    shard_ids: tuple[int, ...]
     stages: tuple[StageView, ...]
     activity: Activity
     sessions: tuple[SessionRecord, ...]
@@ -100,35 +54,34 @@ class RunView:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def read_run(storage: Storage, most_clips: int = MOST_CLIPS) -> RunView:
+def read_run(storage: Storage, most_clips: int = MOST_CLIPS, most_stopped: int = MOST_STOPPED) -> RunView:
     """Read a run, finished or not, its journal included. Raises RunError where there is none.
 
-    Of a run with more than `most_clips`, `clips` are those of the first shards that hold so many; all figures are of the
-    whole run in any case.
+    Of a run with more than `most_clips`, `clips` are those of the first shards that hold so many, and up to `most_stopped`
+    that failed in later ones; all figures are of the whole run in any case.
     """
     record = read_run_json(storage)
     stages = record.config.stages
     sessions = read_sessions(storage)
     tally, activity, shapes = Tally(sessions), Activity(), dict[str, Counter[str]]()
+    stopped_in = Counter[int]()
     shards = scan_run(storage, stages, (*COLUMNS, *_FRAMES))
-    while tables := _some_tables(shards):
+    while tables := _some_tables(shards, stopped_in):
         rows = pa.concat_tables(tables)
         tally.add(rows)
         activity.add(rows)
         _count_shapes(rows, shapes)
     activity.finish(list(tally.spans.values()))
-    planned = _first_plans(storage, most_clips)
+    clips = read_clips(storage, stages, stopped_in, most_clips, most_stopped)
     problems = tally.failures()
-    succeeded = tally.select(stages[-1], status="succeeded").num_clips
-    stopped = sum(each.num_clips for each in problems)
-    counts = Counter({each.status: 0 for each in problems})
+    counts = Counter[str]()
     for each in problems:
         counts[each.status] += each.num_clips
-    counts["succeeded"], counts[PENDING] = succeeded, max(record.num_clips - succeeded - stopped, 0)
+    counts["succeeded"] = tally.select(stages[-1], status="succeeded").num_clips
+    counts[PENDING] = max(record.num_clips - counts.total(), 0)
     return RunView(
         record=record,
-        clips=_clips(storage, stages, planned),
-        shard_ids=tuple(planned),
+        clips=clips,
         stages=tuple(_stage_view(stage, tally, record.num_clips, shapes.get(stage)) for stage in stages),
         activity=activity,
         sessions=tuple(sessions),
@@ -140,11 +93,16 @@ def read_run(storage: Storage, most_clips: int = MOST_CLIPS) -> RunView:
     )
 
 
-def _some_tables(shards: Any) -> list[pa.Table]:
-    """Take tables of a scan: counting one large table takes no longer than counting a small one."""
+def _some_tables(shards: Iterator[ShardScan], stopped_in: Counter[int]) -> list[pa.Table]:
+    """Take tables of a scan: counting one large table takes no longer than counting a small one.
+
+    Counts the rows of clips that stopped by shard.
+    """
     tables: list[pa.Table] = []
     while len(tables) < _TABLES_AT_ONCE and (shard := next(shards, None)) is not None:
-        tables += shard.stages.values()
+        for table in shard.stages.values():
+            stopped_in[shard.shard_id] += pc.sum(has_status(table, *STOPPED)).as_py() or 0
+            tables.append(table)
     return tables
 
 
@@ -155,51 +113,6 @@ def _count_shapes(rows: pa.Table, shapes: dict[str, Counter[str]]) -> None:
         if kind["width"] is not None:
             shape = f"{kind['num_frames']} × {kind['width']}×{kind['height']}"
             shapes.setdefault(kind["stage"], Counter())[shape] += kind["count_all"]
-
-
-def _first_plans(storage: Storage, most_clips: int) -> dict[int, ClipTable]:
-    """Return the clips of so many shards that they hold `most_clips`."""
-    planned: dict[int, ClipTable] = {}
-    num_clips = 0
-    for shard_id in list_shards(storage):
-        if num_clips >= most_clips:
-            break
-        try:
-            planned[shard_id] = read_plan(storage, shard_id)
-            num_clips += len(planned[shard_id])
-        except UnreadableError as error:
-            warn_absent("plan", str(error))
-    return planned
-
-
-def _clips(storage: Storage, stages: Sequence[str], planned: dict[int, ClipTable]) -> tuple[ClipView, ...]:
-    found: dict[int, ShardScan] = {
-        shard.shard_id: shard for shard in scan_run(storage, stages, _LISTED, shard_ids=planned.keys())
-    }
-    clips: list[ClipView] = []
-    for shard_id, plan in planned.items():
-        results: dict[str, list[StageResult]] = {}
-        for rows in found[shard_id].stages.values() if shard_id in found else ():
-            for row in rows.to_pylist():
-                results.setdefault(row["clip_id"], []).append(_result(row))
-        for clip in plan:
-            own = tuple(results.get(clip.clip_id, ()))
-            status = _status(own, stages)
-            values = (clip.clip_id, clip.prompt, clip.negative_prompt, clip.seed, clip.source_id)
-            clips.append(ClipView(*values, status, own))
-    return tuple(clips)
-
-
-def _result(row: dict[str, Any]) -> StageResult:
-    values = {name: row[name] for name in StageResult.__slots__ if name != "key"}
-    return StageResult(**values, key=key_in_run(row["artifact_uri"]) if row["status"] == "succeeded" else None)
-
-
-def _status(results: Sequence[StageResult], stages: Sequence[str]) -> str:
-    for each in results:
-        if each.status in ("failed", "quarantined"):
-            return each.status
-    return "succeeded" if any(r.stage == stages[-1] and r.status == "succeeded" for r in results) else PENDING
 
 
 def _stage_view(stage: str, tally: Tally, num_clips: int, shapes: Counter[str] | None) -> StageView:

@@ -2,8 +2,8 @@
 
     python tests/bench/report.py --clips 10000 --strips 200
 
-The writing is a process of its own, so that its peak memory is its own. Without a browser (playwright and Chromium) the last
-rows are missing.
+Building and writing are processes of their own: a process's peak memory counts that of the one that started it. Without a
+browser (playwright and Chromium) the last line is missing.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,11 +22,10 @@ from magicvideo_core.storage import Storage
 
 
 def build(run: Path, num_clips: int) -> None:
-    """Make the run."""
+    """Make the run, where it is not there yet."""
     from large_run import build_large_run
 
-    if not run.exists():
-        build_large_run(Storage(run), num_clips)
+    build_large_run(Storage(run), num_clips)
 
 
 def write(run: Path, num_strips: int) -> None:
@@ -52,6 +52,12 @@ def browse(page_file: Path) -> dict[str, float]:
         return {"first page, ms": (shown_s - started_s) * 1000, "search, ms": (time.monotonic() - shown_s) * 1000}
 
 
+def _inside(part: str, run: Path, options: argparse.Namespace) -> str:
+    numbers = ["--clips", str(options.clips), "--strips", str(options.strips)]
+    command = [sys.executable, __file__, "--inside", part, "--folder", str(run), *numbers]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def main() -> None:
     """Run the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,18 +67,18 @@ def main() -> None:
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        write(Path(options.inside), options.strips)
+        parts = {"build": partial(build, num_clips=options.clips), "write": partial(write, num_strips=options.strips)}
+        parts[options.inside](Path(options.folder))
         return
     with tempfile.TemporaryDirectory() as made:
         run = Path(options.folder or made).absolute() / "large"
-        build(run, options.clips)
-        command = [sys.executable, __file__, "--inside", str(run), "--strips", str(options.strips)]
+        if not run.exists():
+            _inside("build", run, options)
         print(
             f"{options.clips} clips, strips of {options.strips}\n\n| report | s | s of CPU | peak MiB |\n|---|---|---|---|"
         )
         for what in ("first", "again, strips kept"):
-            figures = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-            print(f"| {what} | {figures} |", flush=True)
+            print(f"| {what} | {_inside('write', run, options)} |", flush=True)
         page = run / "report" / "index.html"
         print(f"\nindex.html: {page.stat().st_size / 1e6:.2f} MB")
         try:

@@ -104,6 +104,16 @@ def test_strips_of_a_large_run_lie_beside_the_page_and_are_kept(tmp_path: Path) 
     assert Counter(listed["status"]) == {"succeeded": 55, "quarantined": 2, "pending": 3}
 
 
+def test_of_a_run_too_large_to_list_the_failures_are_listed(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "large")
+    build_large_run(storage, 40, num_linked=0, num_scenes=1, shard_size=10)
+    text = Path(write_report(storage, most_strips=0, most_clips=15)).read_text(encoding="utf-8")
+    listed = _listing(text)
+    # Two shards, and of the two after them the clip that stopped.
+    assert Counter(listed["status"]) == {"succeeded": 19, "quarantined": 2}
+    assert "21 of 40 clips are listed" in text and ">36</b>" in text, "figures are of all"
+
+
 def test_a_run_that_has_only_a_plan_has_a_page(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "planned")
     clips = [clip_of_prompt("a big red circle growing on a gray background", 1)]
