@@ -69,7 +69,7 @@ function view(clip) {
     what.setAttribute("aria-label", list.prompt[clip]);
     what.dataset.src = href(clip, movie);
   }
-  what.addEventListener("error", () => what.replaceWith(nothing(`${movie ? "the video" : "the image"} is not there`)));
+  what.addEventListener("error", () => what.replaceWith(nothing(`${movie ? "the video" : "the image"} is not there, or this browser cannot show it`)));
   return what;
 }
 
