@@ -71,6 +71,11 @@ class ProgressBoard:
         self._settled: dict[tuple[str, int], set[str]] = {}
         self._loads: dict[str, StageLoad] = {}
 
+    def num_left(self, stage: str) -> int:
+        """Return how many clips have no row yet in a stage."""
+        with self._lock:
+            return self._counts[stage].pending + self._counts[stage].running
+
     def start(self, stage: str, num_clips: int) -> None:
         """Note that clips went to an actor."""
         with self._lock:

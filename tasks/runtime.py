@@ -26,6 +26,7 @@ from tasks.metrics import LoadMeter, MeteredBoard, RunMetrics
 from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
+from tasks.pools.scaler import Scaler
 from tasks.pools.shared_gpus import SharedGpus
 from tasks.pools.sizing import needed_resources, size_pools
 from tasks.pools.turns import Turns
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _CLOSE_PATIENCE_S = 60.0
 _LONGEST_NAP_S = 60.0
+_SCALING_INTERVAL_S = 1.0
 # The pool has a patience of its own for storage that does not answer.
 _PROBE_PATIENCE_S = 5.0
 
@@ -166,7 +168,9 @@ class Engine:
             pools = self._place_pools()
             meter = LoadMeter(self.board, {stage: pool.load for stage, pool in pools.items()}, self.board.metrics)
             self._pools.set_result(pools)
-            self._closing.wait()
+            scaler = Scaler({stage: self.run.config.stage(stage).pool for stage in pools}, pools)
+            while not self._closing.wait(_SCALING_INTERVAL_S):
+                self._scale(scaler)
             with ThreadPoolExecutor(max_workers=len(pools)) as executor:
                 list(executor.map(StagePool.close, pools.values()))
             self._gpus.give_back()
@@ -197,6 +201,15 @@ class Engine:
                 for pool in self._made:
                     pool.drain(self._drain_reason)
             return pools
+
+    def _scale(self, scaler: Scaler) -> None:
+        import ray
+
+        try:
+            scaler.look(ray.cluster_resources())
+        # A boundary: a cluster that does not answer is for the pools to find out.
+        except Exception:
+            logger.warning("the pools keep their sizes", exc_info=True)
 
     def _watch(self, deadline: datetime) -> None:
         while not self._closing.wait(max(0.0, min((deadline - datetime.now(UTC)).total_seconds(), _LONGEST_NAP_S))):

@@ -30,6 +30,7 @@ from tasks.pools.batches import Batches, Crew
 from tasks.pools.failures import Action, classify
 from tasks.pools.inputs import may_read_ahead
 from tasks.pools.remote import ActorInfo, PoolActor
+from tasks.pools.scaler import PoolView, Which
 from tasks.pools.slot import ActorSlot, PoolLoad
 from tasks.pools.storage_gate import StorageGate
 from tasks.pools.turns import Turns
@@ -88,10 +89,12 @@ class StagePool:
         self._lock = threading.Lock()
         self._slots: list[ActorSlot] = []
         self._threads: list[threading.Thread] = []
+        self._load_s = 0.0
         for _ in range(num_actors):
-            self._add_slot()
+            self.grow()
 
-    def _add_slot(self) -> None:
+    def grow(self) -> None:
+        """Start one more actor."""
         with self._lock:
             # The lowest that is free: on shared GPUs it names the GPU.
             number = next(n for n in count() if all(slot.number != n for slot in self._slots))
@@ -102,6 +105,43 @@ class StagePool:
             thread = threading.Thread(target=self._serve, args=(slot,), name=name, daemon=True)
             self._threads.append(thread)
         thread.start()
+
+    def shrink(self, which: Which) -> None:
+        """Give up an actor after its batch: one that idles, one that has found no room yet, or any."""
+        with self._lock:
+            staying = [slot for slot in self._slots if not slot.leaving and not slot.retired]
+            idle = [slot for slot in staying if slot.idle_since_s is not None]
+            unplaced = [slot for slot in staying if not slot.placed]
+            slot = next(iter({"idle": idle, "unplaced": unplaced, "any": unplaced + idle + staying}[which]), None)
+            if slot is None:
+                return
+            slot.leaving = True
+            loading = slot.actor if slot.info is None else None
+        if loading is not None:
+            loading.kill()
+        self._turns.call(slot.seat)
+        self._work.wake()
+
+    def view(self, use_over_load: float) -> PoolView:
+        """Return how the pool stands; an actor counts as spare after so many times what it took to load."""
+        now_s = time.monotonic()
+        with self._lock:
+            slots = [slot for slot in self._slots if not slot.leaving and not slot.retired]
+            loaded = [slot for slot in slots if slot.loaded_at_s is not None]
+            spare = [s for s in loaded if now_s - (s.loaded_at_s or now_s) >= use_over_load * self._load_s]
+            free = [slot for slot in loaded if slot.idle_since_s is not None]
+            return PoolView(
+                actors=len(slots),
+                starting=len(slots) - len(loaded),
+                placed=sum(slot.placed for slot in slots),
+                waiting=self._work.num_waiting(),
+                left=self._work.num_left(),
+                seconds_per_clip=self._batches.seconds_per_clip,
+                load_s=self._load_s,
+                spare=len(spare),
+                idle=sum(now_s - (slot.idle_since_s or now_s) >= max(self._load_s, 1.0) for slot in spare),
+                free=len(free),
+            )
 
     def run(self, works: Sequence[ClipWork]) -> list[ManifestRow | UpstreamLost]:
         """Return one result per clip, in any order: a durable row, or that what the clip reads is lost.
@@ -195,23 +235,36 @@ class StagePool:
             logger.exception("the %s pool stopped", self._stage)
             self.stop(error)
         finally:
+            if slot.leaving and not self._work.is_stopped():
+                slot.wait_until_stored()
             if slot.actor is not None:
                 slot.actor.close()
             slot.collector.shutdown(wait=False)
+            if slot.leaving:
+                self._work.forget_read(slot.seat)
+                with self._lock:
+                    slot.empty()
+                    self._slots.remove(slot)
 
     def _ready(self, slot: ActorSlot) -> bool:
         """Wait until there is work, a loaded actor for it, and its turn; False when the slot has to end."""
         while not slot.retired and not self._work.is_stopped():
             if slot.needs_care():
                 self._care(slot)
+            elif slot.leaving:
+                slot.wait_until_stored()
+                if not slot.needs_care():
+                    break
             elif slot.actor is None:
                 # The first actor loads at once, a later one only when there is something to do.
-                if slot.starts and not self._work.wait_for_work():
-                    return False
+                if slot.starts and not self._work.wait_for_work(unless=lambda: slot.leaving):
+                    continue
                 self._start(slot)
             else:
-                idle_since_s = time.monotonic()
-                if not self._turns.wait(slot.seat):
+                slot.idle_since_s = idle_since_s = time.monotonic()
+                is_its_turn = self._turns.wait(slot.seat)
+                slot.idle_since_s = None
+                if not is_its_turn:
                     continue
                 was_idle = time.monotonic() - idle_since_s >= _PING_AFTER_S
                 if not was_idle or self._answers(slot, slot.actor):
@@ -252,10 +305,11 @@ class StagePool:
             if not actor.place():
                 self._go_without_place(slot, actor)
                 return
-            slot.placed = True
+            slot.placed, placed_s = True, time.monotonic()
             info = actor.load()
+            self._load_s = time.monotonic() - placed_s
         except Exception as error:
-            if self._work.is_stopped():
+            if self._work.is_stopped() or slot.leaving:
                 return
             failure = classify(error, what)
             self._bury(slot, str(failure.error), what)

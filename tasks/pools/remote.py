@@ -19,8 +19,9 @@ _PING_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
 # Ray's own health checks take up to 20 s to call a node dead that went silent.
 _DEATH_NEWS_TIMEOUT_S = 30.0
-# Beside the batch that computes: reading one ahead, storing the one before, and answering.
-_NUM_IO_THREADS = 4
+# The threads of an actor: one that computes and, beside it, those that read ahead, store the batch before, and answer.
+# None is Ray's main thread: what runs there keeps all others from starting.
+_THREADS = {"device": 1, "io": 4}
 
 
 @dataclass(frozen=True)
@@ -80,33 +81,37 @@ class RayStageActor:
         self._pool = pool
         self._node_id: str | None = None
         self._out_of_reach = False
-        options = {**actor_options(pool), **(where or {}), "concurrency_groups": {"io": _NUM_IO_THREADS}}
+        options = {**actor_options(pool), **(where or {}), "concurrency_groups": _THREADS}
         self._handle = ray.remote(**options)(StageProcess).remote(job)
 
     def place(self) -> bool:
-        placed, _ = self._ray.wait([self._handle.ping.remote()], timeout=self._pool.placement_timeout_s)
+        placed, _ = self._ray.wait([self._call("ping")], timeout=self._pool.placement_timeout_s)
         return bool(placed)
 
     def load(self) -> ActorInfo:
-        info: ActorInfo = self._ray.get(self._handle.load.remote(), timeout=self._pool.load_timeout_s)
+        info: ActorInfo = self._ray.get(self._call("load"), timeout=self._pool.load_timeout_s)
         self._node_id = info.node_id
         return info
 
     def ping(self) -> None:
-        self._get(self._handle.ping.remote(), _PING_TIMEOUT_S)
+        self._get(self._call("ping"), _PING_TIMEOUT_S)
 
     def read_ahead(self, work: ClipWork) -> None:
         with contextlib.suppress(Exception):
-            self._handle.read_ahead.options(concurrency_group="io").remote(work)
+            self._call("read_ahead", work)
 
     def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> None:
-        self._get(self._handle.compute.remote(number, list(works)), timeout_s)
+        self._get(self._call("compute", number, list(works)), timeout_s)
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
         results: list[ManifestRow | Raised] = self._get(
-            self._handle.collect.options(concurrency_group="io").remote(number), timeout_s
+            self._call("collect", number), timeout_s
         )
         return results
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        group = "device" if method in ("load", "compute", "close") else "io"
+        return getattr(self._handle, method).options(concurrency_group=group).remote(*arguments)
 
     def _get(self, reference: Any, timeout_s: float) -> Any:
         try:
@@ -131,7 +136,7 @@ class RayStageActor:
         ends_s = time.monotonic() + timeout_s
         while (left_s := ends_s - time.monotonic()) > 0:
             try:
-                self._ray.get(self._handle.ping.remote(), timeout=left_s)
+                self._ray.get(self._call("ping"), timeout=left_s)
                 return False
             except self._ray.exceptions.ActorUnavailableError:
                 time.sleep(min(left_s, 1.0))
@@ -144,7 +149,7 @@ class RayStageActor:
             return
         # Killed processes leave contexts behind on a GPU, so the stage is asked first.
         with contextlib.suppress(Exception):
-            self._ray.get(self._handle.close.remote(), timeout=_CLOSE_TIMEOUT_S)
+            self._ray.get(self._call("close"), timeout=_CLOSE_TIMEOUT_S)
         self.kill()
 
     def kill(self) -> None:
@@ -158,7 +163,7 @@ class RayStageActor:
 class StageProcess:
     """A `StageActor` in its own process, named so that process lists and Ray's pages say what it is.
 
-    `compute` runs in one thread, batch after batch; `read_ahead` and `collect` beside it, in those of Ray's group `io`.
+    `load`, `compute` and `close` run in one thread, one after the other, all else beside it.
     """
 
     def __init__(self, job: StageJob) -> None:

@@ -38,16 +38,12 @@ def size_pools(
             )
 
     sharing = sharing_stages(pools)
-    gpu_of_each = sum(pools[stage].num_gpus for stage in sharing)
 
     def may_grow(stage: str) -> bool:
         pool = pools[stage]
         batches = math.inf if num_clips is None else math.ceil(num_clips / pool.batch_size)
-        if stage in sharing and (sizes[stage] + 1) * gpu_of_each > resources.get("GPU", 0.0) + _TOLERANCE:
-            return False
-        larger = needed_resources(pools, {**sizes, stage: sizes[stage] + 1})
-        fits = all(needed <= resources.get(name, 0.0) + _TOLERANCE for name, needed in larger.items())
-        return sizes[stage] < min(pool.max_actors, batches) and fits
+        larger = {**sizes, stage: sizes[stage] + 1}
+        return sizes[stage] < min(pool.max_actors, batches) and fits(pools, larger, resources)
 
     while True:
         if growing := [stage for stage in sharing if may_grow(stage)]:
@@ -65,6 +61,16 @@ def size_pools(
             sizes[slowest] += bool(growing)
         if not growing:
             return sizes
+
+
+def fits(pools: Mapping[str, PoolConfig], sizes: Mapping[str, int], resources: Mapping[str, float]) -> bool:
+    """Tell whether pools of these sizes have room: by the sums, and one actor of each sharing stage on a GPU."""
+    sharing = sharing_stages(pools)
+    gpu_of_each = sum(pools[stage].num_gpus for stage in sharing)
+    if any(sizes[stage] * gpu_of_each > resources.get("GPU", 0.0) + _TOLERANCE for stage in sharing):
+        return False
+    needed = needed_resources(pools, sizes)
+    return all(amount <= resources.get(name, 0.0) + _TOLERANCE for name, amount in needed.items())
 
 
 def sharing_stages(pools: Mapping[str, PoolConfig]) -> list[str]:

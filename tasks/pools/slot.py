@@ -48,6 +48,8 @@ class ActorSlot:
     info: ActorInfo | None = None
     clips_started: int = 0
     starts: int = 0
+    # While it has a loaded actor and waits for work, or for its turn.
+    idle_since_s: float | None = None
     strikes: set[str] = field(default_factory=set)
     # Given up as broken; wanted elsewhere.
     retired: bool = False

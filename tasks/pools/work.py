@@ -149,9 +149,9 @@ class WorkQueue:
         """Return how many clips wait for an actor."""
         return len(self._waiting)
 
-    def num_in_flight(self) -> int:
-        """Return how many clips are with an actor."""
-        return self._in_flight
+    def num_left(self) -> int:
+        """Return how many clips have no row yet: here, or on their way here."""
+        return self._board.num_left(self._stage)
 
     def wait_for_work(self, unless: Callable[[], bool] = lambda: False) -> bool:
         """Wait until a clip may be taken; False where all was stopped, or where `unless` says so after a `wake`."""

@@ -23,6 +23,7 @@ from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
 from tasks.pools.failures import Action
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import ActorInfo
+from tasks.pools.turns import Turns
 from tasks.progress import ProgressBoard
 
 EFFORT = Effort(datetime.now(UTC), 1.0, 0.5, "cuda", "actor")
@@ -103,6 +104,8 @@ class Harness:
         before_batch: Callable[[], object] = lambda: None,
         room: list[bool] | None = None,
         node_losses: int = 0,
+        kind: type[ScriptedActor] = ScriptedActor,
+        may_run_ahead: Callable[[], bool] = lambda: True,
         **config: Any,
     ) -> None:
         self.log: list[tuple[int, tuple[str, ...]]] = []
@@ -112,7 +115,7 @@ class Harness:
         losses = [None] * node_losses
 
         def start(number: int) -> ScriptedActor:
-            actor = ScriptedActor(len(self.actors), self.log, behave, load)
+            actor = kind(len(self.actors), self.log, behave, load)
             actor.room, actor.node_losses = room if room is not None else [], losses
             self.actors.append(actor)
             return actor
@@ -126,8 +129,9 @@ class Harness:
                 duration_s=effort.duration_s if effort else None,
             )
 
-        hooks = PoolHooks(start, give_up, probe, before_batch)
-        self.pool = StagePool("t2i", PoolConfig(**config), num_actors, hooks, self.board)
+        hooks = PoolHooks(start, give_up, probe, before_batch, may_run_ahead)
+        self.turns = Turns()
+        self.pool = StagePool("t2i", PoolConfig(**config), num_actors, hooks, self.board, self.turns)
 
     def run(self, *names: str) -> dict[str, ManifestRow]:
         rows = [result for result in self.pool.run([work(name) for name in names]) if isinstance(result, ManifestRow)]
@@ -519,3 +523,86 @@ def test_a_pool_lives_as_long_as_one_of_its_actors_has_room() -> None:
     rows = harness.run("a", "b")
     harness.pool.close()
     assert {each.status for each in rows.values()} == {"succeeded"}
+
+
+def test_the_device_goes_on_while_the_batch_before_is_stored() -> None:
+    class Slow(ScriptedActor):
+        """Stores the first clip only when the second one has been computed."""
+
+        def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
+            if number == 1:
+                assert computed.wait(timeout=20)
+            return super().collect(number, timeout_s)
+
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow:
+        if work.clip.clip_id == "b":
+            computed.set()
+        return row(work.clip.clip_id)
+
+    computed = threading.Event()
+    harness = Harness(behave, kind=Slow)
+    assert len(harness.run("a", "b", "c")) == 3
+    harness.pool.close()
+
+
+def test_a_death_while_the_clip_before_is_stored_blames_neither_and_each_goes_alone() -> None:
+    class Dies(ScriptedActor):
+        """Dies as soon as it has computed the poison, and loses what it was storing."""
+
+        def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
+            if self.number == 0 and number == 1:
+                assert dying.wait(timeout=20)
+                raise DIED()
+            return super().collect(number, timeout_s)
+
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow:
+        if work.clip.clip_id == "poison":
+            dying.set()
+            raise DIED()
+        return row(work.clip.clip_id)
+
+    dying = threading.Event()
+    harness = Harness(behave, kind=Dies, max_clip_attempts=1, max_actor_deaths=2)
+    rows = harness.run("innocent", "poison", "c")
+    harness.pool.close()
+    assert {name: each.status for name, each in rows.items()} == {
+        "innocent": "succeeded",
+        "poison": "quarantined",
+        "c": "succeeded",
+    }
+    assert harness.log[:4] == [(0, ("innocent",)), (0, ("poison",)), (1, ("innocent",)), (1, ("poison",))]
+
+
+def test_nothing_is_started_whose_results_would_only_wait() -> None:
+    room = threading.Event()
+    harness = Harness(succeed, may_run_ahead=room.is_set)
+    caller = threading.Thread(target=harness.run, args=("a", "b"))
+    caller.start()
+    caller.join(timeout=0.2)
+    assert (caller.is_alive(), harness.log) == (True, [])
+    room.set()
+    harness.turns.look()
+    caller.join(timeout=20)
+    harness.pool.close()
+    assert len(harness.log) == 2
+
+
+def test_an_actor_that_is_given_up_finishes_its_batch_and_another_can_come() -> None:
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow:
+        running.set()
+        assert go_on.wait(timeout=20)
+        return row(work.clip.clip_id)
+
+    running, go_on = threading.Event(), threading.Event()
+    harness = Harness(behave)
+    caller = threading.Thread(target=harness.run, args=("a", "b"))
+    caller.start()
+    running.wait(timeout=20)
+    harness.pool.shrink("any")
+    assert harness.pool.view(2.0).actors == 0
+    go_on.set()
+    harness.actors[0].killed.wait(timeout=20)
+    harness.pool.grow()
+    caller.join(timeout=20)
+    harness.pool.close()
+    assert harness.log == [(0, ("a",)), (1, ("b",))]
