@@ -17,10 +17,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import PoolExhaustedError, StorageLostError
@@ -32,6 +30,7 @@ from tasks.pools.inputs import may_read_ahead
 from tasks.pools.remote import ActorInfo, PoolActor
 from tasks.pools.scaler import PoolView, Which
 from tasks.pools.slot import ActorSlot, PoolLoad
+from tasks.pools.slots import Slots
 from tasks.pools.storage_gate import StorageGate
 from tasks.pools.turns import Turns
 from tasks.pools.verdicts import GiveUp, Verdicts
@@ -44,6 +43,8 @@ _FIRST_RESTART_DELAY_S = 0.5
 _LONGEST_RESTART_DELAY_S = 10.0
 # An actor that has been idle for so long is asked whether it lives, before a clip is blamed for its death.
 _PING_AFTER_S = 0.5
+# Shorter than this, an actor without a clip only waits for its next one.
+_SHORTEST_IDLE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,7 @@ class StagePool:
         verdicts = Verdicts(config, self._work, self._storage, hooks.give_up)
         crew = Crew(stage, config, self._work, self._turns, self._storage, verdicts, self._bury, self.stop)
         self._batches = Batches(crew)
-        # Guards what other threads than a slot's own see of it.
-        self._lock = threading.Lock()
-        self._slots: list[ActorSlot] = []
+        self._slots = Slots()
         self._threads: list[threading.Thread] = []
         self._load_s = 0.0
         for _ in range(num_actors):
@@ -95,53 +94,39 @@ class StagePool:
 
     def grow(self) -> None:
         """Start one more actor."""
-        with self._lock:
-            # The lowest that is free: on shared GPUs it names the GPU.
-            number = next(n for n in count() if all(slot.number != n for slot in self._slots))
-            name = f"{self._stage}-slot-{number}"
-            collector = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-stored")
-            slot = ActorSlot(number, self._turns.new_seat(self._rank, self._work), collector)
-            self._slots.append(slot)
-            thread = threading.Thread(target=self._serve, args=(slot,), name=name, daemon=True)
-            self._threads.append(thread)
+        slot = self._slots.add(self._stage, self._turns.new_seat(self._rank, self._work))
+        name = f"{self._stage}-slot-{slot.number}"
+        thread = threading.Thread(target=self._serve, args=(slot,), name=name, daemon=True)
+        self._threads.append(thread)
         thread.start()
 
     def shrink(self, which: Which) -> None:
         """Give up an actor after its batch: one that idles, one that has found no room yet, or any."""
-        with self._lock:
-            staying = [slot for slot in self._slots if not slot.leaving and not slot.retired]
-            idle = [slot for slot in staying if slot.idle_since_s is not None]
-            unplaced = [slot for slot in staying if not slot.placed]
-            slot = next(iter({"idle": idle, "unplaced": unplaced, "any": unplaced + idle + staying}[which]), None)
-            if slot is None:
-                return
-            slot.leaving = True
-            loading = slot.actor if slot.info is None else None
-        if loading is not None:
-            loading.kill()
+        slot = self._slots.give_up(which)
+        if slot is None:
+            return
+        if slot.actor is not None and slot.info is None:
+            slot.actor.kill()
         self._turns.call(slot.seat)
         self._work.wake()
 
     def view(self, use_over_load: float) -> PoolView:
         """Return how the pool stands; an actor counts as spare after so many times what it took to load."""
-        now_s = time.monotonic()
-        with self._lock:
-            slots = [slot for slot in self._slots if not slot.leaving and not slot.retired]
-            loaded = [slot for slot in slots if slot.loaded_at_s is not None]
-            spare = [s for s in loaded if now_s - (s.loaded_at_s or now_s) >= use_over_load * self._load_s]
-            free = [slot for slot in loaded if slot.idle_since_s is not None]
-            return PoolView(
-                actors=len(slots),
-                starting=len(slots) - len(loaded),
-                placed=sum(slot.placed for slot in slots),
-                waiting=self._work.num_waiting(),
-                left=self._work.num_left(),
-                seconds_per_clip=self._batches.seconds_per_clip,
-                load_s=self._load_s,
-                spare=len(spare),
-                idle=sum(now_s - (slot.idle_since_s or now_s) >= max(self._load_s, 1.0) for slot in spare),
-                free=len(free),
-            )
+        slots = self._slots.staying()
+        loaded = [slot for slot in slots if slot.info is not None]
+        spare, idle = self._slots.num_idle_for(max(self._load_s, _SHORTEST_IDLE_S), use_over_load * self._load_s)
+        return PoolView(
+            actors=len(slots),
+            starting=len(slots) - len(loaded),
+            placed=sum(slot.placed for slot in slots),
+            waiting=self._work.num_waiting(),
+            left=self._work.num_left(),
+            seconds_per_clip=self._batches.seconds_per_clip,
+            load_s=self._load_s,
+            spare=spare,
+            idle=idle,
+            free=sum(slot.idle_since_s is not None for slot in loaded),
+        )
 
     def run(self, works: Sequence[ClipWork]) -> list[ManifestRow | UpstreamLost]:
         """Return one result per clip, in any order: a durable row, or that what the clip reads is lost.
@@ -162,17 +147,15 @@ class StagePool:
 
     def actors(self) -> list[ActorInfo]:
         """Return where the loaded actors run."""
-        with self._lock:
-            return [slot.info for slot in self._slots if slot.info is not None]
+        return self._slots.infos()
 
     def num_slots(self) -> int:
         """Return how many actors the pool has or waits for."""
-        return len(self._slots)
+        return len(self._slots.all())
 
     def gpu_s(self) -> float:
         """Return the GPU-seconds that clips took so far: failed tries and what is in flight included."""
-        with self._lock:
-            return self._batches.gpu_s() + sum(slot.batch_gpu_s() for slot in self._slots)
+        return self._batches.gpu_s() + self._slots.gpu_s()
 
     def num_waiting(self) -> int:
         """Return how many clips wait for an actor."""
@@ -180,11 +163,7 @@ class StagePool:
 
     def load(self) -> PoolLoad:
         """Return how busy the pool is."""
-        waiting = self._work.num_waiting()
-        with self._lock:
-            actors = sum(slot.info is not None for slot in self._slots)
-            busy_s, loaded_s = sum(slot.busy_s() for slot in self._slots), sum(slot.loaded_s() for slot in self._slots)
-        return PoolLoad(waiting, actors, busy_s, loaded_s)
+        return self._slots.load(self._work.num_waiting())
 
     def drain(self, reason: BaseException) -> None:
         """Start no more work: what is in flight is finished, then callers with clips left get `reason`."""
@@ -197,9 +176,7 @@ class StagePool:
     def close(self) -> None:
         """End the pool in peace: stages give their devices back, then their processes end."""
         self.stop(PoolExhaustedError(f"The {self._stage} pool is closed."), kill=False)
-        with self._lock:
-            still_loading = [slot.actor for slot in self._slots if slot.actor is not None and slot.info is None]
-        for actor in still_loading:
+        for actor in self._slots.actors(still_loading=True):
             actor.kill()
         for thread in self._threads:
             thread.join()
@@ -207,9 +184,7 @@ class StagePool:
     def stop(self, reason: BaseException, *, kill: bool = True) -> None:
         """Give up all work now: callers get `reason`, actors are killed whatever they do."""
         self._work.stop(reason)
-        with self._lock:
-            actors = [slot.actor for slot in self._slots if slot.actor is not None]
-        for actor in actors if kill else ():
+        for actor in self._slots.actors() if kill else ():
             actor.kill()
 
     # 1. The life of one slot, in its own thread
@@ -242,9 +217,7 @@ class StagePool:
             slot.collector.shutdown(wait=False)
             if slot.leaving:
                 self._work.forget_read(slot.seat)
-                with self._lock:
-                    slot.empty()
-                    self._slots.remove(slot)
+                self._slots.remove(slot)
 
     def _ready(self, slot: ActorSlot) -> bool:
         """Wait until there is work, a loaded actor for it, and its turn; False when the slot has to end."""
@@ -285,7 +258,7 @@ class StagePool:
 
     def _read_ahead(self) -> None:
         """Let actors whose device is busy read what may be their next clip."""
-        for slot in list(self._slots):
+        for slot in self._slots.all():
             actor = slot.actor if slot.info is not None else None
             if actor is None or not self._turns.is_busy(slot.seat):
                 continue
@@ -296,7 +269,7 @@ class StagePool:
         slot.starts += 1
         what = f"{self._stage} actor {slot.number}, start {slot.starts}"
         actor = self._hooks.start_actor(slot.number)
-        with self._lock:
+        with self._slots.lock:
             slot.actor = actor
         # Either `stop` sees the actor and kills it, or this sees that it was called.
         if self._work.is_stopped():
@@ -320,17 +293,16 @@ class StagePool:
                     min(_FIRST_RESTART_DELAY_S * 2 ** (slot.starts - 1), _LONGEST_RESTART_DELAY_S)
                 )
             return
-        with self._lock:
+        with self._slots.lock:
             slot.fill(info)
             slot.seat.device = info.turns_at
 
     def _go_without_place(self, slot: ActorSlot, actor: PoolActor) -> None:
         """Give up waiting for room; the pool lives as long as another of its actors has some."""
         actor.kill()
-        with self._lock:
+        with self._slots.lock:
             slot.empty()
-            placed = any(other.placed for other in self._slots)
-        if self._work.num_waiting() and not placed:
+        if self._work.num_waiting() and not self._slots.is_any_placed():
             taken = {"CPU": self._config.num_cpus, "GPU": self._config.num_gpus, **self._config.resources}
             demand = ", ".join(f"{amount:g} {name}" for name, amount in taken.items() if amount)
             self.stop(
@@ -360,7 +332,7 @@ class StagePool:
                 return
             slot.actor.close()
             self._work.forget_read(slot.seat)
-            with self._lock:
+            with self._slots.lock:
                 slot.empty()
 
     def _bury(self, slot: ActorSlot, error: str, strike: str | None) -> None:
@@ -369,13 +341,12 @@ class StagePool:
         assert slot.actor is not None
         slot.actor.kill()
         self._work.forget_read(slot.seat)
-        with self._lock:
+        with self._slots.lock:
             slot.empty()
             slot.strikes |= {strike} if strike is not None else set()
             slot.retired = len(slot.strikes) >= self._config.max_actor_deaths
-            exhausted = all(other.retired for other in self._slots)
         if slot.retired:
             reason = f"{len(slot.strikes)} different clips or starts in a row ended an actor, the last with {error}"
             logger.error("%s actor %d is retired: %s", self._stage, slot.number, reason)
-            if exhausted:
+            if all(other.retired for other in self._slots.all()):
                 self.stop(PoolExhaustedError(f"The {self._stage} pool has no live actor left: {reason}"))

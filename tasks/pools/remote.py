@@ -104,9 +104,7 @@ class RayStageActor:
         self._get(self._call("compute", number, list(works)), timeout_s)
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
-        results: list[ManifestRow | Raised] = self._get(
-            self._call("collect", number), timeout_s
-        )
+        results: list[ManifestRow | Raised] = self._get(self._call("collect", number), timeout_s)
         return results
 
     def _call(self, method: str, *arguments: Any) -> Any:

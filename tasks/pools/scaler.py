@@ -89,6 +89,9 @@ class Scaler:
                 self._pools[stage].grow()
                 # The next look sees what came of it.
                 return
+            elif views[stage].actors == 0:
+                # It waits for room, as long as its pool allows.
+                self._pools[stage].grow()
 
     def _wanting(self, views: Mapping[str, PoolView]) -> list[str]:
         """Return the stages that need another actor, the one with the most work for each of its actors first."""
@@ -118,7 +121,7 @@ class Scaler:
                 found.append((0, 0.0, donor))
             elif is_above_floor and view.idle:
                 found.append((1, view.backlog_s, donor))
-            elif is_above_floor and view.spare and self._needs_more(views[stage], view):
+            elif is_above_floor and (views[stage].actors == 0 or (view.spare and self._needs_more(views[stage], view))):
                 found.append((2, view.backlog_s, donor))
         return min(found)[2] if found else None
 
