@@ -1,7 +1,9 @@
 """What a clip needs before its stage can compute it: fetched from storage, checked against its row, and decoded."""
 
 import hashlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +25,37 @@ class Read:
 
     inputs: StageItem | Outcome
     seconds: float
+
+
+class ReadAhead:
+    """What an actor has read, or is reading, of clips that it does not compute yet. Thread-safe."""
+
+    def __init__(self, read: "Callable[[ClipWork], Read]") -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._reads: dict[str, tuple[ClipWork, Future[Read]]] = {}
+
+    def read(self, work: "ClipWork") -> None:
+        """Read a clip's inputs now. What goes wrong is kept: whoever takes them reads again."""
+        future: Future[Read] = Future()
+        with self._lock:
+            # The one before may be about to be taken. What is older did not come here.
+            self._reads = dict([*list(self._reads.items())[-1:], (work.clip.clip_id, (work, future))])
+        try:
+            future.set_result(self._read(work))
+        except Exception as error:
+            future.set_exception(error)
+
+    def take(self, works: "Sequence[ClipWork]") -> "dict[str, Future[Read]]":
+        """Return what there is of these clips, by clip id, and let go of it."""
+        with self._lock:
+            found = {work.clip.clip_id: self._reads.pop(work.clip.clip_id, None) for work in works}
+        # The same clip may have other inputs by now.
+        return {
+            work.clip.clip_id: pair[1]
+            for work in works
+            if (pair := found[work.clip.clip_id]) is not None and pair[0] == work
+        }
 
 
 def may_read_ahead(stage: str, work: "ClipWork") -> bool:

@@ -5,14 +5,13 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.actor import ClipWork, Computed, Raised, StageActor, StageJob
-from tasks.pools.inputs import Read
+from tasks.pools.inputs import ReadAhead
 from tasks.pools.sizing import actor_options
 
 _PING_TIMEOUT_S = 30.0
@@ -172,7 +171,7 @@ class StageProcess:
         self._gpu_ids = ray.get_gpu_ids()
         self._num_gpus = job.config.stage(job.stage).pool.num_gpus
         self._actor = StageActor(job, self._actor_id)
-        self._ahead: Mapping[str, tuple[ClipWork, Future[Read]]] = {}
+        self._ahead = ReadAhead(self._actor.read)
         self._computed: dict[int, Computed] = {}
         # Encoders take as many cores as there are: one batch after the other.
         self._storing = threading.Lock()
@@ -189,24 +188,10 @@ class StageProcess:
         )
 
     def read_ahead(self, work: ClipWork) -> None:
-        future: Future[Read] = Future()
-        # One clip: what was read before and did not come is dropped.
-        self._ahead = {work.clip.clip_id: (work, future)}
-        try:
-            future.set_result(self._actor.read(work))
-        except Exception as error:
-            future.set_exception(error)
+        self._ahead.read(work)
 
     def compute(self, number: int, works: list[ClipWork]) -> None:
-        ahead = self._ahead
-        mine = {
-            work.clip.clip_id: ahead[work.clip.clip_id][1]
-            for work in works
-            if work.clip.clip_id in ahead and ahead[work.clip.clip_id][0] == work
-        }
-        if mine:
-            self._ahead = {}
-        self._computed[number] = self._actor.compute(works, mine)
+        self._computed[number] = self._actor.compute(works, self._ahead.take(works))
 
     def collect(self, number: int) -> list[ManifestRow | Raised]:
         with self._storing:

@@ -1,5 +1,6 @@
 """A stage actor in this process: what it makes, what it checks before, and what each error of its own means."""
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from magicvideo_core.manifest.journal import list_records
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.media import decode_image
 from magicvideo_core.prompts import clip_of_prompt
+from magicvideo_core.stages.base import StageItem
 from magicvideo_core.storage import Storage, StoredObject, read_uri
 from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob
 from tasks.pools.failures import Action
+from tasks.pools.inputs import Read, ReadAhead
 
 CLIPS = [clip_of_prompt(prompt, seed) for seed, prompt in enumerate(["plain one", "a bad one", "plain two"])]
 
@@ -136,3 +139,38 @@ def test_what_does_not_decode_is_not_stored(
     assert (result.action, result.reason.error_type) == (Action.RETRY_CLIP, "GateError")
     assert "gate.decodable" in result.reason.error_message
     assert not Storage(tmp_path).list("artifacts")
+
+
+def test_what_was_read_ahead_is_used_once_and_only_for_the_same_inputs() -> None:
+    def read(work: ClipWork) -> Read:
+        seen.append(work.clip.prompt)
+        if work.clip is CLIPS[1]:
+            raise StorageUnavailableError("as the test asked")
+        return Read(StageItem(work.clip), 0.1)
+
+    seen: list[str] = []
+    ahead = ReadAhead(read)
+    first, second, third = (ClipWork(clip, 0, 1, {"t2i": StoredObject("uri", "sha", 1)}) for clip in CLIPS)
+    # The next clip is asked for before the one that was read has gone to the device.
+    ahead.read(first)
+    ahead.read(second)
+    assert ahead.take([first])[CLIPS[0].clip_id].result().seconds == 0.1
+    assert isinstance(ahead.take([second])[CLIPS[1].clip_id].exception(), StorageUnavailableError)
+    assert ahead.take([first]) == {}
+    ahead.read(third)
+    assert ahead.take([ClipWork(CLIPS[2], 0, 2, {"t2i": StoredObject("uri", "other", 1)})]) == {}
+    assert seen == [clip.prompt for clip in CLIPS]
+
+
+def test_a_gpu_is_charged_for_the_device_alone_and_a_share_for_the_whole_of_it(
+    fake_overrides: tuple[str, ...], tmp_path: Path, reference: StoredObject
+) -> None:
+    config = load_config(overrides=[*fake_overrides, "i2v.pool.num_gpus=0.25", "i2v.fake.sleep_s=0.2"])
+    actor = loaded(tmp_path, config, "i2v")
+    work = ClipWork(CLIPS[0], 0, 1, {"t2i": reference})
+    future: Future[Read] = Future()
+    future.set_result(Read(actor.read(work).inputs, 5.0))
+    [row] = actor.finish(actor.compute([work], {CLIPS[0].clip_id: future}))
+    assert isinstance(row, ManifestRow) and row.gpu_s is not None and row.duration_s is not None
+    assert 0.2 <= row.gpu_s < 1.0
+    assert row.duration_s > 5.0 + row.gpu_s
