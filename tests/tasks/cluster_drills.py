@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ray.cluster_utils import Cluster
 from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.errors import PoolExhaustedError
 from magicvideo_core.manifest.schema import ManifestRow
+from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage
 from tasks.pools.actor import ClipWork, StageJob, unfinished_row
@@ -27,6 +29,8 @@ QUIET: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 80 *
 PLACEMENT_TIMEOUT_S = 15.0
 # What the memory hog may take before Ray's monitor has to step in, and what it takes at most.
 HEADROOM_MIB, MOST_MIB = 700, 2500
+# Enough for the time that a node and its actors take to start.
+NUM_CLIPS = 80
 
 
 class WatchedBoard(ProgressBoard):
@@ -101,6 +105,67 @@ def node_loss(folder: Path) -> dict[str, Any]:
     }
 
 
+def nodes_come_and_go(folder: Path) -> dict[str, Any]:
+    """Work on one shared GPU, then on two, then on the one that came."""
+    from tasks.plan import write_run
+    from tasks.resolve import RunRequest, resolve_run
+    from tasks.run_stage import complete_shard
+    from tasks.runtime import Engine
+    from tasks.stop_conditions import StopConditions
+
+    def done() -> int:
+        return engine.board.snapshot()["i2v"].succeeded
+
+    def wait_until(reached: Callable[[], bool]) -> float:
+        while not reached():
+            assert not working.done(), "the run ended meanwhile: give it more clips"
+            time.sleep(0.02)
+        return time.monotonic()
+
+    def clips_per_s(number: int) -> float:
+        first = done()
+        started_s = wait_until(lambda: done() > first)
+        return number / (wait_until(lambda: done() > first + number) - started_s)
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **QUIET})
+    home = cluster.add_node(num_cpus=2, num_gpus=1, **QUIET)
+    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    (folder / "prompts.txt").write_text("".join(f"fake clip {number}\n" for number in range(NUM_CLIPS)))
+    stages = ("t2i", "i2v")
+    shared = [
+        f"{stage}.{key}" for stage in stages for key in ("pool.num_gpus=0.5", "pool.max_actors=4", "fake.sleep_s=0.2")
+    ]
+    small = [*SMALL, "i2v.backend=fake", "i2v.height=16", "i2v.width=16", "i2v.num_frames=4", "i2v.pool.num_cpus=1"]
+    overrides = (*small, *shared, "stages=t2i,i2v", "i2v.pool.max_clip_attempts=1")
+    run = resolve_run(RunRequest(str(folder / "prompts.txt"), str(folder), overrides=overrides, run_id="run"))
+    engine = Engine(run, StopConditions())
+    try:
+        engine.wait_until_placed()
+        todo = [(stage, shard_id) for shard_id in write_run(run) for stage in stages]
+        with ThreadPoolExecutor(len(todo) + 1) as executor:
+            tasks = [executor.submit(complete_shard, engine, *each, beside_upstream=True) for each in todo]
+            working = tasks[-1]
+            alone = clips_per_s(6)
+            cluster.add_node(num_cpus=2, num_gpus=1, **QUIET)
+            wait_until(lambda: all(engine.pool(stage).load().actors == 2 for stage in stages))
+            together = clips_per_s(12)
+            cluster.remove_node(home, allow_graceful=False)
+            for task in tasks:
+                task.result()
+        rows = list(read_manifests(run.storage))
+    finally:
+        engine.close()
+        ray.shutdown()
+        cluster.shutdown()
+    return {
+        "alone": alone,
+        "together": together,
+        "rows": len({(row.stage, row.clip_id) for row in rows}),
+        "statuses": sorted({row.status for row in rows}),
+        "expected": NUM_CLIPS * len(stages),
+    }
+
+
 def memory(folder: Path) -> dict[str, Any]:
     """Let one clip take memory until Ray's monitor kills its actor."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
@@ -124,5 +189,5 @@ def memory(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    drill = {"node_loss": node_loss, "memory": memory}[sys.argv[1]]
+    drill = {"node_loss": node_loss, "nodes_come_and_go": nodes_come_and_go, "memory": memory}[sys.argv[1]]
     print(json.dumps(drill(Path(sys.argv[2]))))

@@ -37,6 +37,14 @@ def test_actors_of_a_lost_node_are_replaced_on_another_and_without_any_the_pool_
     assert not found["ray_after_all"]
 
 
+@pytest.mark.alone
+def test_a_node_that_comes_raises_the_speed_and_one_that_goes_loses_nothing(tmp_path: Path) -> None:
+    found = drill("nodes_come_and_go", tmp_path)
+    # One attempt a clip is allowed, as above.
+    assert (found["rows"], found["statuses"]) == (found["expected"], ["succeeded"])
+    assert found["together"] > 1.5 * found["alone"], found
+
+
 # What others take meanwhile would count as this one's.
 @pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs to know how much memory is free")
