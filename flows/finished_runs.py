@@ -26,12 +26,15 @@ _MOST_KEYS = 20
 @click.option("--shard", type=int, metavar="N", help="Only clips of this shard.")
 @click.option("--clip", "clips", multiple=True, metavar="ID", help="Only this clip, by its id or the prompt file's.")
 @click.option("--quarantined", is_flag=True, help="Quarantined clips too.")
+@click.option("--unfinished", is_flag=True, help="Clips that an interrupted run has not tried yet, too.")
+@click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Leave what was tried so often.")
 @stop_options
 @json_option
 def retry(run_uri: str, as_json: bool, clips: Sequence[str], **options: Any) -> int:
     """Run again what failed in a run, from the stage where it broke; succeeded clips are left alone.
 
-    The run's own plan and configuration are used: no prompts are read. What has not been tried yet is left to generate.
+    The run's own plan and configuration are used: no prompts are read. What has not been tried yet is left to generate,
+    unless --unfinished asks for it.
     """
     request = RetryRequest(run_uri, clips=tuple(clips), **options)
     request.stop_conditions()
@@ -113,6 +116,8 @@ def retry_command(request: RetryRequest) -> list[str]:
     for clip in request.clips:
         words += ["--clip", clip]
     words += ["--quarantined"] if request.quarantined else []
+    words += ["--unfinished"] if request.unfinished else []
+    words += [] if request.max_attempts is None else ["--max-attempts", str(request.max_attempts)]
     return words + stop_words(request.max_gpu_hours, request.deadline)
 
 
@@ -134,7 +139,7 @@ def _nothing_to_retry(run_uri: str, request: RetryRequest, as_json: bool) -> int
         given = "outside of this selection" if request.quarantined else "(--quarantined retries them)"
         hints.append(f"{_counted(counts['quarantined'])} quarantined {given}")
     if counts["pending"]:
-        hints.append(f"{counts['pending']} (clip, stage) pairs not tried yet, which generate continues")
+        hints.append(f"{counts['pending']} (clip, stage) pairs not tried yet (--unfinished, or generate)")
     why = "every clip succeeded" if succeeded else "; ".join(hints) or "every clip has its row"
     print(f"Nothing to retry: {why}: {status['run_uri']}")
     return DONE if succeeded else SOME_CLIPS_DID_NOT

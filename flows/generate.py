@@ -1,10 +1,24 @@
 """The flow from prompts to videos: plan, every shard through every stage, publish."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
 
+from flows.parameters import (
+    ConfigFile,
+    Deadline,
+    MaxGpuHours,
+    Output,
+    Overrides,
+    Preset,
+    Price,
+    Prompts,
+    Reuse,
+    RunId,
+    ShardSize,
+    Stages,
+    Timings,
+)
 from flows.waves import TASK_RUNNER, run_in_waves
 from tasks.plan import plan
 from tasks.publish import publish
@@ -19,19 +33,19 @@ from tasks.runtime import open_engine
     persist_result=False,
 )
 def generate(
-    prompts: str,
-    output: str,
-    preset: str = "tiny",
-    config_file: str | None = None,
-    overrides: Sequence[str] = (),
-    run_id: str | None = None,
-    shard_size: int | None = None,
-    stages: str | None = None,
-    max_gpu_hours: float | None = None,
-    deadline: str | None = None,
-    reuse: str | None = None,
-    timings: str | None = None,
-    price_per_gpu_hour: float | None = None,
+    prompts: Prompts,
+    output: Output,
+    preset: Preset = "tiny",
+    config_file: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006 (Prefect copies it, and its form shows a list)
+    run_id: RunId = None,
+    shard_size: ShardSize = None,
+    stages: Stages = None,
+    max_gpu_hours: MaxGpuHours = None,
+    deadline: Deadline = None,
+    reuse: Reuse = None,
+    timings: Timings = None,
+    price_per_gpu_hour: Price = None,
 ) -> dict[str, Any]:
     """Turn a prompt set into videos below `output`; returns the summary of the run.
 

@@ -1,21 +1,19 @@
 """The flow that trains a module of the family, or the whole chain of them."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from prefect import flow
 
+from flows.parameters import Base, Chain, Family, Module, TrainOptions, Workers
 from tasks.training import plan_training, train_module
 
 
 @flow(name="train", flow_run_name="train-{module}", persist_result=False)
 def train(
-    module: str = "vae",
-    output: str = "family",
-    base: str | None = None,
-    chain: bool = False,
-    workers: int = 1,
-    options: Mapping[str, Any] | None = None,
+    module: Module = "vae",
+    output: Family = "family",
+    base: Base = None,
+    chain: Chain = False,
+    workers: Workers = 1,
+    options: TrainOptions = None,
 ) -> dict[str, str]:
     """Train `module` into `output`, with `chain` every module after it too; returns the folder of each one's weights.
 

@@ -6,6 +6,7 @@ Prefect tasks get plain values; they find the engine of their run here, in the p
 import logging
 import math
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import run_json_key
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.manifest.session import Session, open_session
+from tasks.environment import set_environment
 from tasks.forecast import Machines, forecast
 from tasks.handover import Handover
 from tasks.metrics import LoadMeter, MeteredBoard, RunMetrics
@@ -280,11 +282,13 @@ def open_engine(request: RunRequest | RetryRequest) -> Iterator[Engine]:
     ends it, and stopped where an error does. Raises an InputError where the request or the cluster does not fit or
     another driver works on the run, before anything is written.
     """
+    set_environment()
     engine = _engines.get(request.run_uri()) or start_engine(
         resolve_run(request) if isinstance(request, RunRequest) else resolve_retry(request), request.stop_conditions()
     )
     try:
         engine.wait_until_placed()
+        _restore_sigterm()
         engine.take_run()
         yield engine
     except BaseException as error:
@@ -293,6 +297,16 @@ def open_engine(request: RunRequest | RetryRequest) -> Iterator[Engine]:
         raise
     finally:
         close_engine(engine)
+
+
+def _restore_sigterm() -> None:
+    """Put this process's handler of SIGTERM, such as Prefect's for cancelling, in force again.
+
+    Ray puts one of its own in its place when it starts, below Python, which aborts the process.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def close_engine(engine: Engine) -> None:

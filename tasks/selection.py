@@ -18,7 +18,8 @@ from tasks.stop_conditions import StopConditions, parse_stop_conditions
 class RetryRequest:
     """What `retry` asks for; plain values, so that it can travel as flow parameters.
 
-    `clips` are clip ids or ids of the prompt file. Quarantined rows are left alone unless `quarantined` is set.
+    `clips` are clip ids or ids of the prompt file. Quarantined rows are left alone unless `quarantined` is set,
+    clips without a row unless `unfinished` is; rows of the attempt `max_attempts` and later stay.
     """
 
     uri: str
@@ -28,6 +29,8 @@ class RetryRequest:
     quarantined: bool = False
     max_gpu_hours: float | None = None
     deadline: str | None = None
+    unfinished: bool = False
+    max_attempts: int | None = None
 
     def stop_conditions(self) -> StopConditions:
         """Return when to start no more work, durations counted from now. Raises InputError."""
@@ -42,7 +45,8 @@ def resolve_retry(request: RetryRequest) -> ResolvedRun:
     """Return the run with what the request selects of it. Raises RunError in one sentence; writes nothing.
 
     Selected are failed rows (quarantined ones where asked), and clips that an earlier retry left on their way: skipped
-    in a stage though all that it reads has succeeded since. Clips that never came so far are left to `generate`.
+    in a stage though all that it reads has succeeded since. Clips that never came so far are
+    left to `generate`, unless `unfinished` asks for them.
     """
     storage = Storage(request.uri)
     record = read_run_json(storage)
@@ -57,19 +61,30 @@ def resolve_retry(request: RetryRequest) -> ResolvedRun:
     statuses = ["failed", "quarantined"] if request.quarantined else ["failed"]
     reopened: dict[tuple[str, str], int] = {}
     unfinished: set[str] = set()
+    untouched = set(range(len(shards))) if request.shard is None else {request.shard}
     for shard in scan_run(storage, record.config.stages, keep_stale_skips=True):
         if shard.shard_id >= len(shards) or request.shard not in (None, shard.shard_id):
             continue
+        untouched.discard(shard.shard_id)
         in_scope = set(shards[shard.shard_id].ids())
         in_scope &= in_scope if named is None else named
         terminal = without_stale_skips(shard.stages, record.config.stages)
         for stage, rows in shard.stages.items():
             failed = rows.filter(has_status(rows, *statuses))
             if request.stage in (None, stage):
-                attempts = zip(clip_ids(failed), failed["attempt"].to_pylist(), strict=True)
-                reopened |= {(stage, clip_id): int(number or 0) for clip_id, number in attempts if clip_id in in_scope}
+                attempts = zip(clip_ids(failed), map(int, failed["attempt"].to_pylist()), strict=True)
+                reopened |= {
+                    (stage, clip_id): number
+                    for clip_id, number in attempts
+                    if clip_id in in_scope and (request.max_attempts is None or number < request.max_attempts)
+                }
             kept = set(clip_ids(terminal[stage])) if stage in terminal else set()
-            unfinished |= (set(clip_ids(rows)) - kept) & in_scope
+            unfinished |= (in_scope if request.unfinished else set(clip_ids(rows)) & in_scope) - kept
+        if request.unfinished and shard.stages.keys() != set(record.config.stages):
+            unfinished |= in_scope
+    if request.unfinished:
+        never = {clip_id for shard_id in untouched for clip_id in shards[shard_id].ids()}
+        unfinished |= never if named is None else never & named
     selected = frozenset(clip_id for _, clip_id in reopened) | unfinished
     return ResolvedRun(storage, record, shards, is_new=False, selection=Selection(selected, reopened))
 

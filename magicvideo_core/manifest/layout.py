@@ -16,7 +16,8 @@ _RECORD = re.compile(r"^journal/([^/]+)/shard-(\d{5,})/attempt-(\d{3,})/([^/]+)\
 _PLAN = re.compile(r"^plan/shard-(\d{5,})\.parquet$")
 _MEASUREMENTS = re.compile(r"^measurements/([^/]+)/shard-(\d{5,})\.parquet$")
 # What may stand in a run id: it becomes one folder on any storage.
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_RUN_ID = re.compile(RUN_ID_PATTERN)
 
 
 def check_run_id(run_id: str) -> str:
