@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from flows.generate import generate
 from flows.outcomes import Outcome, end_state, outcome_of

@@ -72,7 +72,9 @@ def resolve_retry(request: RetryRequest) -> ResolvedRun:
         for stage, rows in shard.stages.items():
             failed = rows.filter(has_status(rows, *statuses))
             if request.stage in (None, stage):
-                attempts = zip(clip_ids(failed), map(int, failed["attempt"].to_pylist()), strict=True)
+                attempts = zip(
+                    clip_ids(failed), (int(number or 0) for number in failed["attempt"].to_pylist()), strict=True
+                )
                 reopened |= {
                     (stage, clip_id): number
                     for clip_id, number in attempts
