@@ -21,6 +21,7 @@ from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import run_json_key
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.manifest.session import Session, open_session
+from tasks.autoscaling import requested_room
 from tasks.environment import set_environment
 from tasks.forecast import Machines, forecast
 from tasks.handover import Handover
@@ -290,7 +291,8 @@ def open_engine(request: RunRequest | RetryRequest) -> Iterator[Engine]:
         engine.wait_until_placed()
         _restore_sigterm()
         engine.take_run()
-        yield engine
+        with requested_room(engine.run.config, engine.run.num_clips_to_work_on):
+            yield engine
     except BaseException as error:
         engine.wait_until_drained()
         engine.stop(RunStoppedError(f"Run {engine.run.run_id} stopped after {type(error).__name__}: {error}"))
