@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from typing import Any
 
 from magicvideo_core.errors import ConfigError
@@ -46,3 +48,13 @@ def check_ray_answers(address: str) -> None:
         raise ConfigError(
             f"Ray at RAY_ADDRESS={address} does not answer ({error}): start that cluster, or unset RAY_ADDRESS."
         ) from None
+
+
+def restore_sigterm() -> None:
+    """Put this process's handler of SIGTERM, such as Prefect's for cancelling, in force again.
+
+    Ray puts one of its own in its place when it starts, below Python, which aborts the process.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)

@@ -6,7 +6,6 @@ Prefect tasks get plain values; they find the engine of their run here, in the p
 import logging
 import math
 import os
-import signal
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +33,7 @@ from tasks.pools.shared_gpus import SharedGpus
 from tasks.pools.sizing import needed_resources, size_pools
 from tasks.pools.turns import Turns
 from tasks.progress import found_done
-from tasks.ray_cluster import connect_to_ray
+from tasks.ray_cluster import connect_to_ray, restore_sigterm
 from tasks.resolve import ResolvedRun, RunRequest, find_record, resolve_run
 from tasks.reuse import ReuseSource
 from tasks.selection import RetryRequest, resolve_retry
@@ -289,7 +288,7 @@ def open_engine(request: RunRequest | RetryRequest) -> Iterator[Engine]:
     )
     try:
         engine.wait_until_placed()
-        _restore_sigterm()
+        restore_sigterm()
         engine.take_run()
         with requested_room(engine.run.config, engine.run.num_clips_to_work_on):
             yield engine
@@ -299,16 +298,6 @@ def open_engine(request: RunRequest | RetryRequest) -> Iterator[Engine]:
         raise
     finally:
         close_engine(engine)
-
-
-def _restore_sigterm() -> None:
-    """Put this process's handler of SIGTERM, such as Prefect's for cancelling, in force again.
-
-    Ray puts one of its own in its place when it starts, below Python, which aborts the process.
-    """
-    handler = signal.getsignal(signal.SIGTERM)
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
 
 
 def close_engine(engine: Engine) -> None:
