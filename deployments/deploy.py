@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 POOL = "magicvideo"
 # Flows at a time in each: what computes on the pools of actors goes by `bulk`.
-QUEUES = {"bulk": 1, "training": 1}
+QUEUES = {"bulk": 1, "training": 1, "datasets": 1}
 REQUIRED = {
     "PREFECT_API_URL": "the API of your Prefect server, such as http://prefect:4200/api",
     "MAGICVIDEO_INBOX": "the folder of prompt files, such as s3://bucket/prompts",

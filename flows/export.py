@@ -1,30 +1,45 @@
 """The flow that turns finished runs into a training-ready dataset."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
 
-from magicvideo_core.dataset.request import Dedupe, Format, SplitBy, export_request
+from flows.parameters import (
+    DatasetFormat,
+    DatasetPlace,
+    Dedupe,
+    ExportedRuns,
+    ExportedStage,
+    Include,
+    License,
+    Measurements,
+    NearDistance,
+    ShardClips,
+    ShardMib,
+    SplitBy,
+    Splits,
+    Where,
+)
+from magicvideo_core.dataset.request import export_request
 from tasks.dataset import export_dataset
 
 
 @flow(name="export", flow_run_name="export-{format}", persist_result=False)
 def export(
-    runs: Sequence[str],
-    to: str,
-    format: Format = "webdataset",
-    stage: str = "",
-    include: Sequence[str] = (),
-    where: Sequence[str] = (),
+    runs: ExportedRuns,
+    to: DatasetPlace,
+    format: DatasetFormat = "webdataset",
+    stage: ExportedStage = "",
+    include: Include = [],  # noqa: B006 (Prefect copies it, and its form shows a list)
+    where: Where = [],  # noqa: B006
     dedupe: Dedupe = "exact",
-    near_distance: float = 1.0,
-    splits: str = "train=1",
+    near_distance: NearDistance = 1.0,
+    splits: Splits = "train=1",
     split_by: SplitBy = "clip",
-    shard_clips: int = 1000,
-    shard_mib: int = 256,
-    measurements: bool = True,
-    license: str = "",
+    shard_clips: ShardClips = 1000,
+    shard_mib: ShardMib = 256,
+    measurements: Measurements = True,
+    license: License = "",
 ) -> dict[str, Any]:
     """Export the clips that succeeded in `runs` (URIs) below the URI `to`; returns the summary of the dataset.
 

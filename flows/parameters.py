@@ -68,3 +68,25 @@ Base = Annotated[_Text | None, _says("The family so far: vae/ for t2i, t2i/ (i2v
 Chain = Annotated[bool, _says("Train every module after this one too, each into its own folder.")]
 Workers = Annotated[int, Field(ge=1), _says("Processes that share every batch.")]
 TrainOptions = Annotated[dict[str, Any] | None, _says("Further options of the training: steps, seed, data, ...")]
+
+# 6. Datasets
+Datasets = Annotated[_Text, _says("Where datasets lie: a folder or any fsspec URL.")]
+DatasetSeries = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$"), _says("Begins the dataset's name.")]
+Runs = Annotated[list[_Text], _says("Only these runs (URIs); all below the output by default.")]
+Finished = Annotated[bool, _says("Leave out runs of which something is left to do.")]
+DatasetFormat = Annotated[Literal["webdataset", "huggingface"], _says("Tar shards, or a folder with metadata.parquet.")]
+Include = Annotated[list[Literal["t2i", "i2v", "v2v", "vfi"]], _says("Stages whose artifacts come along.")]
+Where = Annotated[list[_Text], _says("Filters that a clip has to pass, like SQL: motion > 0.5 and width >= 512")]
+Dedupe = Annotated[Literal["exact", "near", "none"], _says("Which duplicates are left out.")]
+Splits = Annotated[_Text, _says("NAME=SHARE,...; a clip's split follows from its id.")]
+SplitBy = Annotated[Literal["clip", "prompt"], _says("What stays together in one split.")]
+ShardClips = Annotated[int, Field(ge=1, le=10_000), _says("Samples in one shard at most.")]
+Measurements = Annotated[bool, _says("Measure what is not measured yet; the facts come along.")]
+License = Annotated[str, _says("Of the dataset, for its card.")]
+ExportedRuns = Annotated[list[_Text], Field(min_length=1), _says("The runs (URIs).")]
+DatasetPlace = Annotated[_Text, _says("Where the dataset lies: a folder of its own, or any fsspec URL.")]
+ExportedStage = Annotated[
+    Literal["", "t2i", "i2v", "v2v", "vfi"], _says("What is the sample; the last stage if empty.")
+]
+NearDistance = Annotated[float, Field(ge=0.0, le=255.0), _says("How alike near duplicates are, in grey levels.")]
+ShardMib = Annotated[int, Field(ge=1, le=4096), _says("Size of one shard at most.")]

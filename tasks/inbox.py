@@ -1,4 +1,4 @@
-"""What is there to do for the scheduled flows: prompt files without finished runs, and runs with something to retry."""
+"""What is there to do for the scheduled flows: prompt files without finished runs, runs to retry, runs to export."""
 
 from dataclasses import dataclass
 
@@ -58,8 +58,7 @@ def find_prompt_files(inbox: str, output: str, series: str) -> list[InboxFile]:
 def find_runs_to_retry(output: str, unfinished: bool, quarantined: bool, max_attempts: int) -> list[RunToRetry]:
     """Return the runs below `output`, by name, that have clips to work on and that nobody works on."""
     found = []
-    for run_json in expand_uri(f"{output.rstrip('/')}/*/{run_json_key()}"):
-        uri = run_json.removesuffix(f"/{run_json_key()}")
+    for uri in _runs_below(output):
         request = RetryRequest(uri, quarantined=quarantined, unfinished=unfinished, max_attempts=max_attempts)
         try:
             selection = resolve_retry(request).selection
@@ -69,6 +68,23 @@ def find_runs_to_retry(output: str, unfinished: bool, quarantined: bool, max_att
         if selection is not None and selection.clip_ids and _is_free(uri):
             found.append(RunToRetry(uri, len(selection.clip_ids)))
     return found
+
+
+@task(name="find_finished_runs", cache_policy=NO_CACHE, persist_result=False, **RETRY_TRANSIENT)
+def find_finished_runs(output: str, finished: bool) -> list[str]:
+    """Return the runs below `output`, by name, that have clips in their last stage; with `finished` only whole ones."""
+    found = []
+    for uri in _runs_below(output):
+        status = run_status(Storage(uri))
+        last = list(status["stages"].values())[-1]
+        if last["succeeded"] and (status["finished"] or not finished):
+            found.append(uri)
+    return found
+
+
+def _runs_below(output: str) -> list[str]:
+    pattern = f"{output.rstrip('/')}/*/{run_json_key()}"
+    return [uri.removesuffix(f"/{run_json_key()}") for uri in expand_uri(pattern)]
 
 
 def _inbox_file(uri: str, output: str, series: str) -> InboxFile:

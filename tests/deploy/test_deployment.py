@@ -1,6 +1,7 @@
 """deployments/ for real, on a Prefect server, a process worker, S3 and Ray: nights, a retry by automation, a cancel."""
 
 import json
+import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
@@ -108,6 +109,12 @@ def test_nights_a_failure_that_is_mended_a_cancelled_night_and_a_dataset(
     assert statuses(third) == {stage: {"succeeded": 2} for stage in STAGES}
     wait_until(lambda: busy_cpus() == 0, 30)
 
+    # 5. The dataset has every clip once.
+    built = deployed.run("dataset/dataset")
+    assert built.state_name == "Completed", built.state
+    assert "7 samples of 3 runs" in str(built.state and built.state.message)
+    assert len([name for name in names_in_tars(place) if name.endswith(".mp4")]) == 7
+
 
 def run_of(place: Storage, prompts: str) -> Storage:
     """Return the run of a prompt file, whether or not it is there."""
@@ -137,6 +144,15 @@ def hashes_of_command_line(prompts: str, config_file: Path, folder: Path) -> dic
     words = ["generate", prompts, "--config", str(config_file), "--output", str(folder), "--run-id", "by-hand"]
     assert run_command(words) == 0
     return hashes(Storage(folder / "by-hand"))
+
+
+def names_in_tars(place: Storage) -> list[str]:
+    names = []
+    for key in place.list("datasets"):
+        if key.endswith(".tar"):
+            with tarfile.open(fileobj=BytesIO(place.read(key))) as tar:
+                names += tar.getnames()
+    return names
 
 
 def busy_cpus() -> float:
