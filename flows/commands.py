@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flows.terminal import LiveProgress, print_error, print_traceback
+from flows.terminal import LiveProgress, log_to_stderr, print_error, print_traceback
 from magicvideo_core.errors import InputError, MagicVideoError, RunStoppedError
 from tasks.progress import ProgressBoard
 
@@ -14,7 +14,21 @@ DONE, SOME_CLIPS_DID_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 3
 
 
 class Command(click.Command):
-    """A command whose help ends with its example as it was written."""
+    """A command that takes --log-format, and whose help ends with its example as it was written."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params.append(
+            click.Option(
+                ["--log-format"],
+                type=click.Choice(["text", "json"]),
+                default="text",
+                envvar="MAGICVIDEO_LOG_FORMAT",
+                expose_value=False,
+                callback=lambda context, option, value: log_to_stderr(value),
+                help="What stderr gets: text and a live table, or JSON lines with every step.",
+            )
+        )
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.epilog:

@@ -9,12 +9,15 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from dataclasses import asdict, astuple
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicvideo_core.errors import ConfigError, RunStoppedError
+from magicvideo_core.logs import event
 from magicvideo_core.manifest.session import wait_until_free
 from tasks.environment import set_environment
 from tasks.progress import ProgressBoard
+from tasks.ray_cluster import import_ray
 from tasks.resolve import ResolvedRun, RunRequest
 from tasks.selection import RetryRequest
 from tasks.stop_conditions import StopConditions
@@ -89,30 +92,32 @@ def run_flow(
     # 0. Where another driver works on the run, that is said before anything starts.
     wait_until_free(run.storage)
     set_environment()
-    # 1. Ray and the actors' loading start now, in the background.
-    from tasks.runtime import close_engine, start_engine
-
     before = signal.signal(signal.SIGTERM, _interrupt)
-    engine = start_engine(run, stop_conditions)
     flow: Future[dict[str, Any]] = Future()
     try:
         with ExitStack() as stack:
-            # 2. Prefect's server starts beside them, then the flow once it answers.
-            server = _start_prefect(stack)
-            _start_flow(flow, call, server)
+            # 1. Prefect's server takes longest: it starts first, in a process of its own.
+            early_server = _spawn_server(stack) if _is_without_server() else None
+            # 2. Then Ray, and as soon as it runs the actors; in the background.
+            from tasks.runtime import close_engine, start_engine
+
+            import_ray()
+            engine = start_engine(run, stop_conditions)
+            stack.callback(close_engine, engine)
             try:
+                # 3. The flow, once Prefect's server answers.
+                _start_flow(flow, call, _start_prefect(stack, early_server))
                 _follow(flow, lambda: show_progress(engine.board))
+                show_progress(engine.board)
+                return flow.result()
             except KeyboardInterrupt:
                 engine.stop(RunStoppedError(f"Run {run.run_id} was interrupted."))
                 wait_for([flow], timeout=_STOP_PATIENCE_S)
                 raise
-            show_progress(engine.board)
-            return flow.result()
-    except BaseException as error:
-        engine.stop(RunStoppedError(f"Run {run.run_id} stopped after {type(error).__name__}: {error}"))
-        raise
+            except BaseException as error:
+                engine.stop(RunStoppedError(f"Run {run.run_id} stopped after {type(error).__name__}: {error}"))
+                raise
     finally:
-        close_engine(engine)
         signal.signal(signal.SIGTERM, before)
 
 
@@ -125,20 +130,37 @@ def _follow(flow: Future[dict[str, Any]], show: Callable[[], None]) -> None:
         wait_for([flow], timeout=_REFRESH_S)
 
 
-def _start_prefect(stack: ExitStack) -> "EphemeralServer | None":
-    """Start an ephemeral server, to end with `stack`; None where a server is set, which must answer."""
+def _is_without_server() -> bool:
+    """Tell, without importing Prefect, that no server can have been set: neither in the environment nor in a profile."""
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    settings = {
+        home / "profiles.toml": "PREFECT_API_URL",
+        Path(".env"): "PREFECT_API_URL",
+        Path("pyproject.toml"): "[tool.prefect",
+        Path("prefect.toml"): "",
+    }
+    in_files = any(path.is_file() and word in path.read_text(errors="replace") for path, word in settings.items())
+    return not in_files and not {"PREFECT_API_URL", "PREFECT_PROFILES_PATH"} & os.environ.keys()
+
+
+def _spawn_server(stack: ExitStack) -> "EphemeralServer":
+    from tasks.prefect_server import EphemeralServer
+
+    return stack.enter_context(EphemeralServer())
+
+
+def _start_prefect(stack: ExitStack, server: "EphemeralServer | None" = None) -> "EphemeralServer | None":
+    """Have this process use an ephemeral server, to end with `stack`; None where a server is set, which must answer."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from tasks.prefect_server import EphemeralServer
-
-    if api_url := PREFECT_API_URL.value():
+    if server is None and (api_url := PREFECT_API_URL.value()):
         with get_client(sync_client=True) as client:
             problem = client.api_healthcheck()
         if problem is not None:
             raise ConfigError(f"Prefect at PREFECT_API_URL={api_url} does not answer: start it, or unset it.")
         return None
-    server = stack.enter_context(EphemeralServer())
+    server = server or _spawn_server(stack)
     stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
     _send_events_to(server.api_url)
     stack.callback(_drain_events)
@@ -154,6 +176,7 @@ def _start_flow(
         try:
             if server is not None:
                 server.wait_until_healthy()
+                event("prefect answers")
             result.set_result(call())
         # A boundary: the main thread raises it again.
         except BaseException as error:

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.table import Table
 
+from magicvideo_core.logs import log_json_to_stderr, writes_json_to_stderr
 from magicvideo_core.redact import RedactingFilter, redact
 from tasks.progress import ProgressBoard
 
@@ -55,8 +56,13 @@ def print_traceback() -> None:
     print(redact(traceback.format_exc()), end="", file=sys.stderr)
 
 
-def log_to_stderr() -> None:
-    """Send log records of warnings and above to stderr, without credentials."""
+def log_to_stderr(log_format: str = "text") -> None:
+    """Send log records of warnings and above to stderr, without credentials; as `json` events too, a record a line."""
+    if log_format == "json":
+        for before in logging.getLogger().handlers[:]:
+            logging.getLogger().removeHandler(before)
+        log_json_to_stderr()
+        return
     handler = RichHandler(console=error_console(), show_path=False, show_time=False)
     handler.addFilter(RedactingFilter())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
@@ -78,7 +84,8 @@ class LiveProgress:
     """The table of a running run on stderr; a context manager. On a pipe only its last state is printed."""
 
     def __init__(self) -> None:
-        self._console = error_console()
+        """Show nothing where stderr is for JSON lines."""
+        self._console = error_console() if not writes_json_to_stderr() else Console(quiet=True)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         self._counts: dict[str, dict[str, Any]] = {}
 

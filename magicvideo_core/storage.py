@@ -63,6 +63,11 @@ class Storage:
         return hash(self.uri)
 
     @property
+    def local_folder(self) -> Path | None:
+        """The folder on this machine's disk, None where the storage is remote."""
+        return Path(self.uri) if self._local else None
+
+    @property
     def num_readers(self) -> int:
         """How many calls at once serve it best: a distant store is waited for, a disk is not."""
         return 2 if self._local else 16

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from magicvideo_core.logs import event
 from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.slot import PoolLoad
 from tasks.progress import ProgressBoard, StageLoad
@@ -85,7 +86,7 @@ class RunMetrics:
 
 
 class MeteredBoard(ProgressBoard):
-    """A board that also counts for Prometheus, once it has `metrics`."""
+    """A board that also counts for Prometheus, once it has `metrics`, and writes what finished to the log."""
 
     def __init__(self, stages: Sequence[str], num_clips: int) -> None:
         super().__init__(stages, num_clips)
@@ -94,8 +95,21 @@ class MeteredBoard(ProgressBoard):
     def finish(self, row: ManifestRow, *, was_running: bool) -> None:
         super().finish(row, was_running=was_running)
         # Others were durable before, taken over or skipped: no actor had them.
-        if was_running and self.metrics is not None:
+        if not was_running:
+            return
+        if self.metrics is not None:
             self.metrics.finished(row)
+        event(
+            "clip finished",
+            stage=row.stage,
+            shard=row.shard_id,
+            clip=row.clip_id,
+            attempt=row.attempt,
+            status=row.status,
+            duration_s=row.duration_s and round(row.duration_s, 4),
+            error_type=row.error_type,
+            actor=row.actor_id,
+        )
 
     def note_failure(self, stage: str, error_type: str) -> None:
         if self.metrics is not None:

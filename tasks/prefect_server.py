@@ -26,19 +26,20 @@ class EphemeralServer:
     """A Prefect API on a free port of this machine; a context manager. Make it in a thread that lives as long."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.api_url = f"http://127.0.0.1:{port}/api"
-        # -P: the folder of this file must not become a place to import from. A session of its own: no Ctrl-C.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__, str(port)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "PREFECT_UI_ENABLED": "false", "PREFECT_API_URL": ""},
-        )
+        # The child inherits the port: in the seconds until it listens another process would take a free one.
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.api_url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            # -P: the folder of this file must not become a place to import from. A session of its own: no Ctrl-C.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", __file__, str(listener.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, "PREFECT_UI_ENABLED": "false", "PREFECT_API_URL": ""},
+                pass_fds=[listener.fileno()],
+            )
 
     def wait_until_healthy(self) -> None:
         """Wait until the API answers. Raises RuntimeError when the process ends or takes too long."""
@@ -70,8 +71,8 @@ class EphemeralServer:
         self.stop()
 
 
-def _serve(port: int) -> None:
-    """Be the server until told to end, or until the parent is gone."""
+def _serve(listener: socket.socket) -> None:
+    """Be the server on a bound socket until told to end, or until the parent is gone."""
     if sys.platform == "linux":
         import ctypes
 
@@ -79,8 +80,9 @@ def _serve(port: int) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    uvicorn.run(create_app(ephemeral=True, final=True), host="127.0.0.1", port=port, log_level="error", lifespan="on")
+    app = create_app(ephemeral=True, final=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on")).run(sockets=[listener])
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -37,6 +37,11 @@ def connect_to_ray(num_cpus: int) -> bool:
     return True
 
 
+def import_ray() -> None:
+    """Import Ray by itself: it takes more than a second, and beside Prefect both would take as long as both."""
+    import ray  # noqa: F401
+
+
 def check_ray_answers(address: str) -> None:
     """Raise ConfigError where nothing listens at a RAY_ADDRESS with a port; Ray itself would try for many minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")

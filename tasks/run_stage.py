@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from magicvideo_core.clips import Clip
 from magicvideo_core.concurrent_io import map_concurrently
+from magicvideo_core.logs import event, log_fields
 from magicvideo_core.manifest.artifacts import artifact_key_of
 from magicvideo_core.manifest.durable import ShardRecords, is_stale_skip, read_shard, reads
 from magicvideo_core.manifest.layout import journal_prefix
@@ -41,7 +42,10 @@ def run_stage(run_uri: str, stage: str, shard_id: int) -> dict[str, int]:
 
     The stages before it may still be at work on the shard, in a task each: a clip is taken up when they have its rows.
     """
-    counts = complete_shard(engine_of(run_uri), stage, shard_id, beside_upstream=True)
+    engine = engine_of(run_uri)
+    with log_fields(run=engine.run.run_id, stage=stage, shard=shard_id):
+        counts = complete_shard(engine, stage, shard_id, beside_upstream=True)
+        event("shard finished", succeeded=counts.succeeded, unsuccessful=counts.unsuccessful)
     return {
         "succeeded": counts.succeeded,
         "failed": counts.failed,

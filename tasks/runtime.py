@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from magicvideo_core.errors import RunError, RunStoppedError
+from magicvideo_core.logs import RunLog, event, log_fields
 from magicvideo_core.manifest.inventory import Inventory
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import run_json_key
@@ -24,10 +25,11 @@ from tasks.autoscaling import requested_room
 from tasks.environment import set_environment
 from tasks.forecast import Machines, forecast
 from tasks.handover import Handover
+from tasks.load_order import LoadOrder
 from tasks.metrics import LoadMeter, MeteredBoard, RunMetrics
 from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
-from tasks.pools.remote import RayStageActor
+from tasks.pools.remote import PoolActor, RayStageActor
 from tasks.pools.scaler import Scaler
 from tasks.pools.shared_gpus import SharedGpus
 from tasks.pools.sizing import needed_resources, size_pools
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 _CLOSE_PATIENCE_S = 60.0
 _LONGEST_NAP_S = 60.0
 _SCALING_INTERVAL_S = 1.0
+_CORES_PER_LOADING_ACTOR = 2
 # The pool has a patience of its own for storage that does not answer.
 _PROBE_PATIENCE_S = 5.0
 
@@ -55,6 +58,8 @@ class Engine:
 
     def __init__(self, run: ResolvedRun, stop_conditions: StopConditions) -> None:
         self.run = run
+        self._log = RunLog(run.run_id)
+        event("engine started", run=run.run_id)
         self._max_gpu_hours = stop_conditions.max_gpu_hours
         self.inventory = Inventory(run.storage)
         self.reuse = ReuseSource(run.reuse, run.record.recipe_hashes) if run.reuse is not None else None
@@ -74,6 +79,8 @@ class Engine:
         self._gpus = SharedGpus({stage: run.config.stage(stage).pool for stage in run.config.stages})
         self._session: Session | None = None
         self._resources: Mapping[str, float] = {}
+        self._owns_ray = False
+        self._load_order: LoadOrder | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
         self._thread.start()
@@ -119,6 +126,8 @@ class Engine:
             raise RunStoppedError(f"Run {self.run.run_id} was stopped while it started.")
         if self.run.is_new and find_record(storage) is not None:
             raise RunError(f"Run {self.run.run_id} at {self.run.uri} was begun meanwhile: give the same command again.")
+        self._log.open(storage, f"driver-{session.number:05d}")
+        event("run taken", run=self.run.run_id, session=session.number)
         session.note_found_done(found_done(storage))
 
     def stop(self, reason: BaseException) -> None:
@@ -160,12 +169,18 @@ class Engine:
             session = self._session
         if session is not None:
             session.close()
+        event("run given back", run=self.run.run_id)
+        self._log.close()
 
     def _live(self) -> None:
+        with log_fields(run=self.run.run_id):
+            self._live_logged()
+
+    def _live_logged(self) -> None:
         # One thread from start to end: the kernel ends the processes of a local Ray with the thread that started them.
-        owns_ray = False
         try:
-            owns_ray = connect_to_ray(self._local_cpus())
+            self._owns_ray = connect_to_ray(self._local_cpus())
+            event("ray connected", is_own=self._owns_ray)
             self.board.metrics = RunMetrics(self.run.run_id)
             pools = self._place_pools()
             meter = LoadMeter(self.board, {stage: pool.load for stage, pool in pools.items()}, self.board.metrics)
@@ -181,7 +196,7 @@ class Engine:
         except BaseException as error:
             self._pools.set_exception(error)
         finally:
-            if owns_ray:
+            if self._owns_ray:
                 import ray
 
                 ray.shutdown()
@@ -194,6 +209,9 @@ class Engine:
         costs, num_clips, self._resources = self.run.costs, self.run.num_clips_to_work_on, ray.cluster_resources()
         seconds = None if costs is None else {stage: costs.stages[stage].seconds for stage in config.stages}
         sizes = size_pools(pool_configs, self._resources, num_clips, seconds)
+        event("pools placed", actors=sizes)
+        if self._owns_ray and (os.cpu_count() or 1) < _CORES_PER_LOADING_ACTOR * sum(sizes.values()):
+            self._load_order = LoadOrder(config.stages, self._is_ending)
         with self._lock:
             if self._stop_reason is not None:
                 raise self._stop_reason
@@ -212,6 +230,9 @@ class Engine:
         # A boundary: a cluster that does not answer is for the pools to find out.
         except Exception:
             logger.warning("the pools keep their sizes", exc_info=True)
+
+    def _is_ending(self) -> bool:
+        return self._closing.is_set() or self._stop_reason is not None
 
     def _watch(self, deadline: datetime) -> None:
         while not self._closing.wait(max(0.0, min((deadline - datetime.now(UTC)).total_seconds(), _LONGEST_NAP_S))):
@@ -240,15 +261,27 @@ class Engine:
     def _make_pool(self, stage: str, num_actors: int) -> StagePool:
         job, config = self._jobs[stage], self.run.config.stage(stage).pool
         probe_storage = partial(job.storage.with_patience(_PROBE_PATIENCE_S).exists, run_json_key())
+
+        def start_actor(number: int) -> PoolActor:
+            if self._load_order is not None:
+                self._load_order.wait_for_turn(stage)
+            return RayStageActor(job, config, self._gpus.where(stage, number))
+
+        def on_loaded() -> None:
+            if self._load_order is not None:
+                self._load_order.loaded(stage)
+
         hooks = PoolHooks(
-            start_actor=lambda number: RayStageActor(job, config, self._gpus.where(stage, number)),
+            start_actor=start_actor,
             give_up=partial(_give_up, job),
             probe_storage=probe_storage,
             before_batch=self._check_budget,
             may_run_ahead=partial(self._may_run_ahead, stage),
+            on_loaded=on_loaded,
         )
         rank = self.run.config.stages.index(stage)
-        return StagePool(stage, config, num_actors, hooks, self.board, self._turns, rank)
+        with log_fields(stage=stage):
+            return StagePool(stage, config, num_actors, hooks, self.board, self._turns, rank)
 
     def _may_run_ahead(self, stage: str) -> bool:
         """Tell whether the stage after this one has room for more clips that wait."""

@@ -14,6 +14,7 @@ from magicvideo_core.manifest.artifacts import artifact_key_of
 from magicvideo_core.manifest.durable import read_rows
 from magicvideo_core.manifest.journal import list_records, read_records
 from magicvideo_core.manifest.layout import (
+    is_log_key,
     is_strip_key,
     parse_journal_key,
     parse_manifest_key,
@@ -185,6 +186,8 @@ def _belongs(key: str, record: RunRecord) -> bool:
     if key in (run_json_key(), report_key()) or is_strip_key(key) or _EVALUATION.fullmatch(key):
         return True
     if parse_session_key(key) is not None:
+        return True
+    if is_log_key(key):
         return True
     shard_id = parse_plan_key(key)
     if shard_id is not None:

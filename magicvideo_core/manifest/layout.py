@@ -13,6 +13,7 @@ _MANIFEST = re.compile(r"^manifests/([^/]+)/shard-(\d{5,})\.attempt-(\d{3,})\.pa
 _SESSION = re.compile(r"^journal/sessions/(\d{5,})\.json$")
 _STRIP = re.compile(r"^report/strips/([^/]+)\.([0-9a-f]{16})\.webp$")
 _RECORD = re.compile(r"^journal/([^/]+)/shard-(\d{5,})/attempt-(\d{3,})/([^/]+)\.json$")
+_LOG = re.compile(r"logs/[^/]+\.jsonl(\.\d+)?")
 _PLAN = re.compile(r"^plan/shard-(\d{5,})\.parquet$")
 _MEASUREMENTS = re.compile(r"^measurements/([^/]+)/shard-(\d{5,})\.parquet$")
 # What may stand in a run id: it becomes one folder on any storage.
@@ -47,6 +48,16 @@ def strip_key(clip_id: str, digest: str) -> str:
 def is_strip_key(key: str) -> bool:
     """Tell whether an object is one of the report's pictures."""
     return _STRIP.match(key) is not None
+
+
+def log_key(name: str) -> str:
+    """Return the key of one process's log."""
+    return f"logs/{name}.jsonl"
+
+
+def is_log_key(key: str) -> bool:
+    """Tell whether a key is that of a process's log, or of what it wrote before."""
+    return _LOG.fullmatch(key) is not None
 
 
 def plan_key(shard_id: int) -> str:

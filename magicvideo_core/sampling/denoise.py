@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from diffusers import SchedulerMixin
 
+from magicvideo_core.logs import event
+
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -69,9 +71,11 @@ def denoise(
     """
     draws = generator is not None and "generator" in inspect.signature(scheduler.step).parameters
     options = {"generator": generator} if draws else {}
-    for timestep in timesteps:
+    for step, timestep in enumerate(timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
         latents = scheduler.step(predict(model_input, timestep), timestep, latents, return_dict=False, **options)[0]
+        if step == 0:
+            event("first denoising step", num_steps=len(timesteps))
     return latents
 
 

@@ -5,6 +5,7 @@ go between storage and this process only, never through Ray.
 """
 
 import hashlib
+import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from magicvideo_core.clips import Clip
 from magicvideo_core.config import RunConfig
 from magicvideo_core.errors import ClipError, MediaError, UpstreamLostError
 from magicvideo_core.ids import canonical_json
+from magicvideo_core.logs import event, log_fields
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import artifact_key
 from magicvideo_core.manifest.schema import ManifestRow, Status
@@ -32,6 +34,8 @@ from magicvideo_core.stages.registry import create_stage, resolve_device
 from magicvideo_core.storage import Storage, StoredObject
 from tasks.pools.failures import Action, application_action
 from tasks.pools.inputs import Read, read_inputs, storage_trouble
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,8 @@ class StageActor:
             except Exception as error:
                 outcomes[clip_id] = error
         if items:
-            outcomes.update(self._process(items))
+            with log_fields(clip=",".join(items), shard=works[0].shard_id, attempt=works[0].attempt):
+                outcomes.update(self._process(items))
         held_s = (time.monotonic() - started_s) / len(works)
         return Computed(works, items, outcomes, started_at, held_s, ahead_s)
 
@@ -217,6 +222,7 @@ class StageActor:
         results: list[ManifestRow | Raised] = []
         for work in computed.works:
             clip_id = work.clip.clip_id
+            about = {"clip": clip_id, "shard": work.shard_id, "attempt": work.attempt}
             started_s = time.monotonic()
             try:
                 values = self._finish(work, computed.items.get(clip_id), computed.outcomes[clip_id])
@@ -225,10 +231,12 @@ class StageActor:
                 with storage_trouble(f"record clip {clip_id}"):
                     write_record(self._job.storage, row)
                 results.append(row)
+                event("clip made", **about, duration_s=round(effort.duration_s, 4))
             except Exception as error:
                 effort = self._effort(computed, clip_id, started_s)
                 lost_stage = error.stage if isinstance(error, UpstreamLostError) else None
                 action = application_action(error)
+                logger.warning("clip %s: %s", clip_id, type(error).__name__, exc_info=error, extra={"fields": about})
                 if action is Action.STOP_POOL:
                     raise
                 results.append(Raised(clip_id, action, Reason.of(error), effort, lost_stage))

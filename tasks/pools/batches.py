@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -77,7 +78,7 @@ class Batches:
         if flight.error is not None:
             self.mourn(slot)
             return
-        flight.stored = slot.collector.submit(self._collect, slot, actor, flight)
+        flight.stored = slot.collector.submit(copy_context().run, self._collect, slot, actor, flight)
         slot.wait_until_stored(but=0 if alone else 1)
 
     def _begin(self, batch: list[Pending]) -> Flight:

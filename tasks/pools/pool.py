@@ -17,11 +17,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import PoolExhaustedError, StorageLostError
+from magicvideo_core.logs import event
 from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.actor import ClipWork, UpstreamLost
 from tasks.pools.batches import Batches, Crew
@@ -60,6 +62,8 @@ class PoolHooks:
     before_batch: Callable[[], object] = lambda: None
     # Whether the stage that reads what this one makes has room for more.
     may_run_ahead: Callable[[], bool] = lambda: True
+    # An actor has loaded the stage.
+    on_loaded: Callable[[], object] = lambda: None
 
 
 class StagePool:
@@ -78,6 +82,8 @@ class StagePool:
         """`turns` are those of all pools of the run; of stages that share a device, the highest `rank` goes first."""
         self._stage = stage
         self._config = config
+        # Of whoever makes the pool: it says in log records what run and stage they are about.
+        self._context = copy_context()
         self._hooks = hooks
         self._turns = turns or Turns()
         self._rank = rank
@@ -96,7 +102,7 @@ class StagePool:
         """Start one more actor."""
         slot = self._slots.add(self._stage, self._turns.new_seat(self._rank, self._work))
         name = f"{self._stage}-slot-{slot.number}"
-        thread = threading.Thread(target=self._serve, args=(slot,), name=name, daemon=True)
+        thread = threading.Thread(target=self._context.copy().run, args=(self._serve, slot), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -296,6 +302,8 @@ class StagePool:
         with self._slots.lock:
             slot.fill(info)
             slot.seat.device = info.turns_at
+        self._hooks.on_loaded()
+        event("actor loaded", actor=info.actor_id, node=info.node_id, device=info.device, start=slot.starts)
 
     def _go_without_place(self, slot: ActorSlot, actor: PoolActor) -> None:
         """Give up waiting for room; the pool lives as long as another of its actors has some."""

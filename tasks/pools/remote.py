@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from magicvideo_core.config import PoolConfig
+from magicvideo_core.logs import RunLog, event, log_fields, log_json_to_stderr
 from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.actor import ClipWork, Computed, Raised, StageActor, StageJob
 from tasks.pools.inputs import ReadAhead
@@ -171,6 +172,13 @@ class StageProcess:
         self._gpu_ids = ray.get_gpu_ids()
         self._num_gpus = job.config.stage(job.stage).pool.num_gpus
         self._actor = StageActor(job, self._actor_id)
+        self._fields = {"run": job.run_id, "stage": job.stage, "actor": self._actor_id}
+        if job.storage.local_folder is None:
+            # Ray keeps what its processes write.
+            log_json_to_stderr()
+        else:
+            RunLog(job.run_id).open(job.storage, f"{job.stage}-{self._actor_id}")
+        event("actor started", **self._fields, pid=os.getpid())
         self._ahead = ReadAhead(self._actor.read)
         self._computed: dict[int, Computed] = {}
         # Encoders take as many cores as there are: one batch after the other.
@@ -180,7 +188,9 @@ class StageProcess:
         pass
 
     def load(self) -> ActorInfo:
-        self._actor.load()
+        with log_fields(**self._fields):
+            self._actor.load()
+            event("stage loaded", device=self._actor.device)
         shares = 0 < self._num_gpus < 1
         turns_at = f"{self._node_id}:{','.join(map(str, self._gpu_ids))}" if shares else None
         return ActorInfo(
@@ -191,10 +201,11 @@ class StageProcess:
         self._ahead.read(work)
 
     def compute(self, number: int, works: list[ClipWork]) -> None:
-        self._computed[number] = self._actor.compute(works, self._ahead.take(works))
+        with log_fields(**self._fields):
+            self._computed[number] = self._actor.compute(works, self._ahead.take(works))
 
     def collect(self, number: int) -> list[ManifestRow | Raised]:
-        with self._storing:
+        with self._storing, log_fields(**self._fields):
             return self._actor.finish(self._computed.pop(number))
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ class Verdicts:
 
         Raises StorageLostError where the patience with storage has ended.
         """
-        self._work.note_failure(raised.reason.error_type)
+        self._work.note_failure(pending, raised)
         match raised.action:
             case Action.FAIL_CLIP:
                 self._give_up(pending, "failed", raised.reason, raised.effort)
@@ -62,7 +62,7 @@ class Verdicts:
         """Put a clip back whose machine, network or storage is gone; too often speaks against it all the same."""
         pending.cuts += 1
         if pending.cuts <= _MAX_CUTS:
-            self._work.note_failure(raised.reason.error_type)
+            self._work.note_failure(pending, raised)
             self._work.put_back(pending, first=True)
         else:
             self.raised(pending, raised, in_company=in_company)

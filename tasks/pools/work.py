@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from magicvideo_core.logs import event
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.actor import ClipWork, UpstreamLost
+from tasks.pools.actor import ClipWork, Raised, UpstreamLost
 from tasks.pools.turns import Seat, Turns
 from tasks.progress import ProgressBoard
 
@@ -196,9 +197,22 @@ class WorkQueue:
 
     # 3. For actors
 
-    def note_failure(self, error_type: str) -> None:
+    def note_failure(self, pending: Pending, raised: Raised) -> None:
         """Note that a try at a clip failed, whatever becomes of the clip."""
-        self._board.note_failure(self._stage, error_type)
+        self._board.note_failure(self._stage, raised.reason.error_type)
+        work, reason, effort = pending.work, raised.reason, raised.effort
+        event(
+            "try failed",
+            clip=work.clip.clip_id,
+            shard=work.shard_id,
+            attempt=work.attempt,
+            tries_before=pending.attempts,
+            action=raised.action.value,
+            error_type=reason.error_type,
+            error_message=reason.error_message,
+            actor=effort.actor_id,
+            duration_s=round(effort.duration_s, 4),
+        )
 
     def take(self, batch_size: int, seat: Seat) -> list[Pending]:
         """Take the next batch: clips whose time has come, one alone where it has to be; empty where there are none.

@@ -88,7 +88,9 @@ def test_what_a_run_leaves_in_storage(undisturbed: Storage) -> None:
     keys = undisturbed.list()
     folders = Counter(key.split("/")[0] for key in keys)
     written = {"run.json": 1, "plan": 3, "artifacts": 5 + 3 * 4, "manifests": 12, "journal": 1}
-    assert folders == written | {"report": folders["report"]}
+    # As many logs as there were actors, and one of the driver.
+    assert folders == written | {name: folders[name] for name in ("report", "logs")}
+    assert folders["logs"] > len(STAGES)
     assert [record.ended_at is not None for record in read_sessions(undisturbed)] == [True]
     assert "report/index.html" in keys
     assert "manifests/vfi/shard-00002.attempt-001.parquet" in keys

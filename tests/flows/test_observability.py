@@ -1,9 +1,11 @@
-"""What can be watched of a run: Ray's Prometheus endpoint."""
+"""What can be watched of a run: Ray's Prometheus endpoint, and the logs."""
 
+import json
 import re
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +47,29 @@ def scraped(run_id: str) -> Iterator[dict[tuple[str, ...], float]]:
                 values[match[1], *ours] = float(match[3])
         yield values
         time.sleep(0.5)
+
+
+def test_the_logs_say_what_became_of_each_clip(watched: dict[str, Any]) -> None:
+    files = Path(watched["run_uri"], "logs").iterdir()
+    records = {path.name: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
+    assert {name.partition("-")[0] for name in records} == {"driver", "i2v", "t2i", "v2v", "vfi"}
+    driver = records["driver-00001.jsonl"]
+    assert {record["run"] for lines in records.values() for record in lines} == {"watched"}
+    messages = [record["message"] for record in driver]
+    # Ray may have been connected before the run was taken, and before this file could be written.
+    assert messages.index("ray connected") < messages.index("actor loaded") < messages.index("clip finished")
+    bad = [record for record in driver if record.get("error_type") == "GateError"]
+    tries, end = [r for r in bad if r["message"] == "try failed"], bad[-1]
+    assert [(r["stage"], r["shard"], r["attempt"], r["tries_before"]) for r in tries] == [
+        ("i2v", 1, 1, n) for n in (0, 1)
+    ]
+    assert (end["message"], end["clip"], end["status"]) == ("clip finished", tries[0]["clip"], "quarantined")
+    in_actor = [r for name in records if name.startswith("i2v") for r in records[name] if r["level"] == "warning"]
+    assert [(r["clip"], r["shard"], r["attempt"], r["actor"]) for r in in_actor] == [
+        (end["clip"], 1, 1, end["actor"]) for _ in tries
+    ]
+    assert "Traceback" in in_actor[0]["message"]
+    assert sum(record["message"] == "clip made" for lines in records.values() for record in lines) == 4 + 3 + 3 + 3
 
 
 def test_prometheus_finds_what_the_run_did(watched: dict[str, Any]) -> None:
