@@ -20,6 +20,7 @@ from flows.parameters import (
     Timings,
 )
 from flows.waves import TASK_RUNNER, run_in_waves
+from tasks.artifacts import shown_in_prefect
 from tasks.plan import plan
 from tasks.publish import publish
 from tasks.resolve import RunRequest
@@ -71,5 +72,6 @@ def generate(
     )
     with open_engine(request) as engine:
         uri = engine.run.uri
-        run_in_waves(uri, plan(uri), engine.run.config.stages)
+        with shown_in_prefect(engine):
+            run_in_waves(uri, plan(uri), engine.run.config.stages)
         return publish(uri)

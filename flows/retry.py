@@ -16,6 +16,7 @@ from flows.parameters import (
     Unfinished,
 )
 from flows.waves import TASK_RUNNER, run_in_waves
+from tasks.artifacts import shown_in_prefect
 from tasks.plan import plan
 from tasks.publish import publish
 from tasks.runtime import open_engine
@@ -50,5 +51,6 @@ def retry(
     )
     with open_engine(request) as engine:
         uri = engine.run.uri
-        run_in_waves(uri, plan(uri), engine.run.config.stages)
+        with shown_in_prefect(engine):
+            run_in_waves(uri, plan(uri), engine.run.config.stages)
         return publish(uri)

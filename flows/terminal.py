@@ -17,7 +17,7 @@ from rich.table import Table
 
 from magicvideo_core.logs import log_json_to_stderr, writes_json_to_stderr
 from magicvideo_core.redact import RedactingFilter, redact
-from tasks.progress import ProgressBoard
+from tasks.progress import STATES, ProgressBoard
 
 # Title, name in the forecast, and how its value is shown.
 _FORECAST_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
@@ -37,7 +37,6 @@ _FORECAST_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("storage", "storage_bytes", lambda value: f"{value / 1e9:,.3f} GB"),
     ("cost", "cost", lambda value: f"{value:,.2f}"),
 )
-_COUNTS = ("pending", "running", "succeeded", "failed", "quarantined", "skipped")
 
 
 @cache
@@ -136,12 +135,12 @@ class CountedProgress:
 def stage_table(stages: Mapping[str, Mapping[str, Any]], *, with_loads: bool = False) -> Table:
     """Return the counts of every stage as a table; `with_loads` also the clips that wait, and how busy its actors are."""
     titles = ("queue", "actors", "busy") if with_loads else ()
-    table = Table("stage", *_COUNTS, "s/clip", *titles, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table("stage", *STATES, "s/clip", *titles, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for stage, counts in stages.items():
         seconds = counts["seconds_per_clip"]
-        cells = [str(counts[name]) if counts[name] else "·" for name in _COUNTS]
+        cells = [str(counts[name]) if counts[name] else "·" for name in STATES]
         cells.append("·" if seconds is None else f"{seconds:.2f}")
         if with_loads:
             busy = counts.get("busy")

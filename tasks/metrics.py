@@ -13,11 +13,10 @@ from typing import Any
 from magicvideo_core.logs import event
 from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.slot import PoolLoad
-from tasks.progress import ProgressBoard, StageLoad
+from tasks.progress import STATES, ProgressBoard, StageLoad
 
 # From a cached image to a clip of several minutes.
 _DURATION_BUCKETS_S = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0]
-_STATES = ("pending", "running", "succeeded", "failed", "quarantined", "skipped")
 _SAMPLE_EVERY_S = 0.5
 # What "busy now" goes by.
 _BUSY_WINDOW_S = 10.0
@@ -69,7 +68,7 @@ class RunMetrics:
     def sample(self, board: ProgressBoard, loads: Mapping[str, StageLoad]) -> None:
         """Set the gauges to what board and pools say."""
         for stage, counts in board.snapshot().items():
-            for state in _STATES:
+            for state in STATES:
                 self._clips.set(getattr(counts, state), {**self._run, "stage": stage, "state": state})
         for stage, load in loads.items():
             tags = {**self._run, "stage": stage}

@@ -1,7 +1,7 @@
 """How far a run is: live counts per stage while it works, and the same counts read back from its manifests."""
 
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +11,11 @@ from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.session import FoundDone
 from magicvideo_core.manifest.tally import Tally, tally_run
 from magicvideo_core.storage import Storage
+
+# Where a clip can be in a stage; the fields of `StageCounts` that count clips.
+STATES = ("pending", "running", "succeeded", "failed", "quarantined", "skipped")
+# Of all failures a board remembers the latest.
+_NUM_REMEMBERED = 50
 
 
 @dataclass
@@ -70,6 +75,7 @@ class ProgressBoard:
         self._counted: dict[tuple[str, int], set[str]] = defaultdict(set)
         self._settled: dict[tuple[str, int], set[str]] = {}
         self._loads: dict[str, StageLoad] = {}
+        self._failures: deque[ManifestRow] = deque(maxlen=_NUM_REMEMBERED)
 
     def num_left(self, stage: str) -> int:
         """Return how many clips have no row yet in a stage."""
@@ -100,6 +106,8 @@ class ProgressBoard:
             else:
                 counts.pending -= 1
             _add(counts, row)
+            if row.status in ("failed", "quarantined"):
+                self._failures.append(row)
 
     def reopen(self, row: ManifestRow) -> None:
         """Note that a clip which had a terminal row is to be made again; one that was not counted stays pending."""
@@ -133,6 +141,11 @@ class ProgressBoard:
         """Return how busy the pools are, by stage; empty before they are there."""
         with self._lock:
             return dict(self._loads)
+
+    def failures(self) -> list[ManifestRow]:
+        """Return the rows of the latest clips that failed or were quarantined."""
+        with self._lock:
+            return list(self._failures)
 
     def _note(self, row: ManifestRow) -> bool:
         """Remember that a row was counted; False where it had been."""

@@ -1,4 +1,4 @@
-"""What can be watched of a run: Ray's Prometheus endpoint, and the logs."""
+"""What can be watched of a run: Ray's Prometheus endpoint, Prefect's artifacts, and the logs."""
 
 import json
 import re
@@ -91,3 +91,23 @@ def test_prometheus_finds_what_the_run_did(watched: dict[str, Any]) -> None:
     busy_s, loaded_s = (found[f"magicvideo_actor_{kind}_seconds_total", "v2v"] for kind in ("busy", "loaded"))
     assert 3 * 0.2 <= busy_s <= loaded_s
     assert 0 <= found["magicvideo_busy_fraction", "v2v"] <= 1
+
+
+def test_prefect_shows_progress_and_failures(watched: dict[str, Any]) -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        flow_runs = client.read_flow_runs()
+        mine = next(run for run in flow_runs if run.name == "generate-watched")
+        found = {
+            each["key"]: each
+            for each in client.request("POST", "/artifacts/filter", json={}).json()
+            if each["flow_run_id"] == str(mine.id)
+        }
+    assert set(found) == {"progress-watched", "stages-watched", "failures-watched"}
+    assert found["progress-watched"]["data"] == 100.0
+    stages = {row["stage"]: row for row in json.loads(found["stages-watched"]["data"])}
+    assert (stages["i2v"]["quarantined"], stages["vfi"]["succeeded"]) == (1, 3)
+    [failure] = json.loads(found["failures-watched"]["data"])
+    assert (failure["stage"], failure["error"], failure["prompt"]) == ("i2v", "GateError", "three bad")
+    assert watched["run_uri"] in failure["manifests"]
