@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from magicvideo_core.stages.vfi import VFIStage
 InterpolatePair = Callable[[np.ndarray, np.ndarray, tuple[float, ...]], np.ndarray]
 MEASURES = {
     "psnr_db": "PSNR, dB (more is better)",
+    "hidden_psnr_db": "PSNR of what one frame hides, dB (more is better)",
     "ssim": "SSIM (more is better)",
     "gmsd": "GMSD, perceptual (less is better)",
     "flicker": "flicker, levels of 255 (less is better)",
@@ -25,7 +27,10 @@ BLENDING, DIS = "blending", "DIS"
 
 @dataclass(frozen=True, slots=True)
 class SequenceScore:
-    """One interpolator on one sequence: means over its frames; flicker over the sequence."""
+    """One interpolator on one sequence: means over its frames; flicker over the sequence.
+
+    `hidden_psnr_db`: where one of the given frames hides what is seen; NaN where that is not known.
+    """
 
     interpolator: str
     kind: str
@@ -33,6 +38,7 @@ class SequenceScore:
     ssim: float
     gmsd: float
     flicker: float
+    hidden_psnr_db: float = math.nan
 
 
 def stage_interpolator(stage: VFIStage) -> InterpolatePair:
@@ -73,19 +79,24 @@ def score_sequence(interpolator: str, predicted_THWC_u8: np.ndarray, sequence: V
     psnr, structure, gradients = (
         float(np.mean([measure(*pair, region) for pair in pairs])) for measure in (psnr_db, ssim, gmsd)
     )
-    return SequenceScore(interpolator, sequence.kind, psnr, structure, gradients, flicker(predicted, truth, region))
+    hidden = math.nan
+    if sequence.hidden_THW is not None:
+        hidden = float(np.mean([psnr_db(*pair, place) for pair, place in zip(pairs, sequence.hidden_THW, strict=True)]))
+    shaking = flicker(predicted, truth, region)
+    return SequenceScore(interpolator, sequence.kind, psnr, structure, gradients, shaking, hidden)
 
 
 def format_table(scores: Sequence[SequenceScore], measure: str = "psnr_db") -> str:
     """One measure as a Markdown table: a row a kind, a column an interpolator, mean (standard deviation) over sequences."""
     names = list(dict.fromkeys(each.interpolator for each in scores))
     cells: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    scores = [each for each in scores if not math.isnan(getattr(each, measure))]
     for each in scores:
         cells[each.kind][each.interpolator].append(getattr(each, measure))
     for each in scores:
         if each.kind in SHAPES_KINDS:
             cells["all of these Moving Shapes"][each.interpolator].append(getattr(each, measure))
-    decimals = {"psnr_db": 2, "ssim": 4, "gmsd": 4, "flicker": 2}[measure]
+    decimals = {"psnr_db": 2, "hidden_psnr_db": 2, "ssim": 4, "gmsd": 4, "flicker": 2}[measure]
     lines = [
         f"| {MEASURES[measure]} | sequences | {' | '.join(names)} |",
         "|---|---|" + "---|" * len(names),

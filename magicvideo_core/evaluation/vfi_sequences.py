@@ -16,7 +16,7 @@ import torch
 
 from magicvideo_core.moving_shapes.renderer import render
 from magicvideo_core.moving_shapes.world import MOTIONS, sample_scene
-from magicvideo_core.training.textured_scenes import SceneSettings, draw_scenes
+from magicvideo_core.training.textured_scenes import SceneSettings, TexturedScenes, draw_scenes
 from magicvideo_core.training.textures import HELD_OUT_FAMILIES
 
 TIMES = (1 / 3, 2 / 3)
@@ -48,6 +48,8 @@ class VfiSequence:
     second_HWC_u8: np.ndarray
     truth_THWC_u8: np.ndarray
     region_HW: np.ndarray
+    hidden_THW: np.ndarray | None = None
+    """What is seen in a true frame, but hidden in one of the two given ones or outside it; None where that is not known."""
 
 
 def _shapes(kind: str, count: int, seed: int) -> Iterator[VfiSequence]:
@@ -69,13 +71,26 @@ def _shapes(kind: str, count: int, seed: int) -> Iterator[VfiSequence]:
 
 def _textured(settings: SceneSettings, kind: str, count: int, seed: int) -> Iterator[VfiSequence]:
     """Textured scenes at 256 px; the whole frame counts."""
+    everywhere = np.ones((TEXTURED_PX, TEXTURED_PX), dtype=bool)
     for start in range(0, count, _SCENES_AT_ONCE):
         generator = torch.Generator().manual_seed(random.Random(f"{seed}/{kind}/{start}").getrandbits(62))
         scenes = draw_scenes(generator, _SCENES_AT_ONCE, settings)
         frames_BTCHW = scenes.render(torch.tensor([(0.0, 1.0, *TIMES)]).expand(_SCENES_AT_ONCE, -1))
         frames_BTHWC = (frames_BTCHW * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
-        for frames in frames_BTHWC[: count - start].numpy():
-            yield VfiSequence(kind, frames[0], frames[1], frames[2:], np.ones(frames.shape[1:3], dtype=bool))
+        hidden_BTHW = _hidden(scenes) if settings.max_objects else [None] * _SCENES_AT_ONCE
+        for frames, hidden in zip(frames_BTHWC[: count - start].numpy(), hidden_BTHW, strict=False):
+            yield VfiSequence(kind, frames[0], frames[1], frames[2:], everywhere, hidden)
+
+
+def _hidden(scenes: TexturedScenes) -> np.ndarray:
+    """Of every frame at `TIMES`, BTHW: seen there, but not in the first frame or not in the second."""
+    hidden = []
+    for time in TIMES:
+        at_B = torch.full((len(scenes.picked_BL2),), time)
+        _, in_first = scenes.flow(at_B, torch.zeros_like(at_B))
+        _, in_second = scenes.flow(at_B, torch.ones_like(at_B))
+        hidden.append((in_first * in_second)[:, 0] == 0)
+    return torch.stack(hidden, dim=1).numpy()
 
 
 def _cuts(kind: str, count: int, seed: int) -> Iterator[VfiSequence]:

@@ -15,12 +15,6 @@ import torch.nn.functional as F
 MAX_STEP = 2.0
 # Added to the diagonal of the normal equations: what a window cannot tell stays as it was. Squares of levels of 1 a pixel.
 DAMPING = 2e-4
-# How sharply the best match stands out in the mean over matches.
-SHARPNESS = 25.0
-TEXTURE_CHANNELS = 15
-# Regional motion: the window's side in places, and what is added to the variance of the places.
-REGION_PX = 31
-REGION_DAMPING = 9.0
 
 
 def warp(image_BCHW: torch.Tensor, flow_B2HW: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
@@ -119,62 +113,6 @@ def gauss_newton_step(
     return step.clamp(-MAX_STEP, MAX_STEP), torch.stack([trust, disagreement * 10], dim=1)
 
 
-def texture_of(frames_BCHW: torch.Tensor) -> torch.Tensor:
-    """What a place looks like without the brightness around it, as TEXTURE_CHANNELS at 1/4 of the resolution.
-
-    Two bands that count the same: detail against 9x9 pixels, and what is left of it against 36x36.
-    """
-    around = F.avg_pool2d(frames_BCHW, 9, stride=1, padding=4, count_include_pad=False)
-    fine = F.pixel_unshuffle(F.avg_pool2d(frames_BCHW - around, 2), 2)
-    small = F.avg_pool2d(frames_BCHW, 4)
-    return torch.cat([F.normalize(each, dim=1, eps=2e-2) for each in (fine, small - window_mean(small, 9))], dim=1)
-
-
 def window_mean(x_BCHW: torch.Tensor, side: int) -> torch.Tensor:
     """Mean over the window around each place that lies inside the map."""
     return F.avg_pool2d(x_BCHW, side, stride=1, padding=side // 2, count_include_pad=False)
-
-
-def best_match(likeness_BNHW: torch.Tensor) -> torch.Tensor:
-    """Mean displacement over good matches in places of the map that was searched (x, y), and the best's likeness: B3HW."""
-    side = round(likeness_BNHW.shape[1] ** 0.5)
-    line = torch.arange(side, device=likeness_BNHW.device, dtype=torch.float32) - side // 2
-    share = (SHARPNESS * likeness_BNHW.float()).softmax(1).unflatten(1, (side, side))
-    x = (share.sum(1) * line[:, None, None]).sum(1)
-    y = (share.sum(2) * line[:, None, None]).sum(1)
-    return torch.stack([x, y, likeness_BNHW.amax(1)], dim=1)
-
-
-def stays_inside(flow_B2HW: torch.Tensor, margin_px: float) -> torch.Tensor:
-    """1 where the flow leads to a place at least so far within the frame, else 0: B1HW."""
-    height, width = flow_B2HW.shape[-2:]
-    x = flow_B2HW[:, :1] + torch.arange(width, device=flow_B2HW.device) + 0.5
-    y = flow_B2HW[:, 1:] + torch.arange(height, device=flow_B2HW.device)[:, None] + 0.5
-    inside = (x >= margin_px) & (x <= width - margin_px) & (y >= margin_px) & (y <= height - margin_px)
-    return inside.float()
-
-
-def regional_motion(motion_B2HW: torch.Tensor, trust_B1HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The affine motion that fits the trusted places around each place best, B2HW, and how much trust there is, B1HW.
-
-    Weighted least squares over windows of REGION_PX places; slopes are damped, so that few places give their mean.
-    """
-    height, width = motion_B2HW.shape[-2:]
-    x = (torch.arange(width, device=motion_B2HW.device) - width / 2).expand(height, width)
-    y = (torch.arange(height, device=motion_B2HW.device) - height / 2)[:, None].expand(height, width)
-    places = torch.stack([x, y]).expand(len(motion_B2HW), 2, height, width)
-    one = torch.ones_like(places[:, :1])
-    moments = torch.cat([one, places, motion_B2HW, places * places, places[:, :1] * places[:, 1:]], dim=1)
-    moments = torch.cat([moments, places[:, :1] * motion_B2HW, places[:, 1:] * motion_B2HW], dim=1) * trust_B1HW
-    sums = F.avg_pool2d(moments, REGION_PX, stride=1, padding=REGION_PX // 2)
-    mass = sums[:, :1]
-    mean = sums[:, 1:] / (mass + 1e-9)
-    centre, motion = mean[:, :2], mean[:, 2:4]
-    xx, yy = (mean[:, 4:6] - centre * centre + REGION_DAMPING).split(1, dim=1)
-    xy = mean[:, 6:7] - centre[:, :1] * centre[:, 1:]
-    along_x = mean[:, 7:9] - centre[:, :1] * motion
-    along_y = mean[:, 9:11] - centre[:, 1:] * motion
-    determinant = xx * yy - xy * xy
-    slope_x, slope_y = (yy * along_x - xy * along_y) / determinant, (xx * along_y - xy * along_x) / determinant
-    away = places - centre
-    return motion + slope_x * away[:, :1] + slope_y * away[:, 1:], mass

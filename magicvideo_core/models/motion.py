@@ -15,28 +15,27 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from magicvideo_core.models.matching import (
+from magicvideo_core.models.dominant import dominant_motion
+from magicvideo_core.models.matching import gauss_newton_step, local_correlation, warp, window_mean
+from magicvideo_core.models.proposals import (
+    CANDIDATE_WINDOWS,
     TEXTURE_CHANNELS,
+    WIDE_RADIUS,
+    Sides,
     best_match,
-    gauss_newton_step,
-    local_correlation,
-    regional_motion,
+    choose,
+    coarse_candidates,
+    settled,
     stays_inside,
     texture_of,
-    warp,
-    window_mean,
 )
 from magicvideo_core.models.pyramid import FeaturePyramid, ResidualBlock
 
-# Coarse matching: places of the 1/4 grid up to this far apart are compared, so motion of up to 32 pixels is found.
-WIDE_RADIUS = 8
 # The level at 1/4 corrects the estimate by what it sees within this many of its own pixels, twice.
 SEARCH_RADIUS = 3
 REPEATS = 2
 # Gauss-Newton steps at full resolution.
 FINE_STEPS = 2
-# Nearer than this many pixels of the 1/4 grid to the border, a window is partly outside.
-BORDER_PX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class PairPyramid:
 
     `sides`: of the first and the second frame, what a level at 1/2 and at 1/4 looks at: the small frame, its texture (at 1/4
     alone) and its features, stacked along the channels. `coarse_motion_B2HW` and `coarse_hidden_BCHW`: the motion at 1/8, as
-    seen half-way.
+    seen half-way; `chosen_motion_B2HW`: at 1/4, what explains the frames best of it and of what it was made from.
     """
 
     first_BCHW: torch.Tensor
@@ -81,6 +80,7 @@ class PairPyramid:
     quarters: tuple[torch.Tensor, torch.Tensor]
     eighths: tuple[torch.Tensor, torch.Tensor]
     coarse_motion_B2HW: torch.Tensor
+    chosen_motion_B2HW: torch.Tensor
     coarse_hidden_BCHW: torch.Tensor
 
     def quarter_features(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,7 +161,7 @@ class MotionEstimator(nn.Module):
         self.config = config
         self.pyramid = FeaturePyramid(config.widths)
         window, wide = (2 * SEARCH_RADIUS + 1) ** 2, (2 * WIDE_RADIUS + 1) ** 2
-        self.coarse = Level(wide + 2 * config.widths[2] + 2 * 3, config.coarse)
+        self.coarse = Level(wide + 2 * config.widths[2] + 3 * len(CANDIDATE_WINDOWS), config.coarse)
         self.widen = nn.Conv2d(config.coarse, config.middle, 1)
         self.middle = Level(2 * window + 2 * config.widths[1] + config.middle + 2 + 2 + 1, config.middle)
         self.narrow = nn.Conv2d(config.middle, config.fine, 1)
@@ -182,23 +182,29 @@ class MotionEstimator(nn.Module):
         halves = _two(torch.cat([small, half.float()], dim=1))
         quarters = _two(torch.cat([F.avg_pool2d(small, 2), texture, quarter.float()], dim=1))
         eighths = _two(eighth)
-        # Coarse motion: the textures of both frames compared over a wide range, by windows of 3x3 and 5x5 places of the 1/8
-        # grid; the mean over good matches, and how good the best is.
+        # Coarse motion: the textures of both frames compared over a wide range. The level sees how alike they are and the
+        # best matches by windows of three sizes. At 1/4 the frame's dominant motion goes on, unless this level, one of the
+        # matches or standing still explains a place clearly better.
         with torch.no_grad():
-            likeness = F.avg_pool2d(local_correlation(*_two(texture), WIDE_RADIUS), 2)
-            likeness = window_mean(likeness, 3)
-            proposals = [best_match(likeness), best_match(window_mean(likeness, 3))]
-        shown = torch.cat([likeness, *eighths, *proposals], dim=1)
+            likeness, matches = coarse_candidates(_two(texture))
         # The map that was compared has places of 4 pixels, this level of 8.
-        change, hidden = self.coarse(shown, proposals[1][:, :2] / 2)
-        return PairPyramid(first_BCHW, second_BCHW, halves, quarters, eighths, 8 * change, hidden)
+        change, hidden = self.coarse(torch.cat([likeness, *eighths, *matches], dim=1), matches[1][:, :2] / 2)
+        with torch.no_grad():
+            frames = _two(F.avg_pool2d(small, 2))
+            half_way = torch.full((1, 1, 1, 1), 0.5, device=small.device)
+            moves = [each[:, :2] for each in matches]
+            everywhere = torch.ones_like(frames[0][:, :1])
+            guesses = [2 * change.float(), *moves, torch.zeros_like(moves[0])]
+            guesses = [F.interpolate(each, scale_factor=2.0, mode="nearest") for each in guesses]
+            chosen = choose(frames, [dominant_motion(frames, moves, everywhere, half_way), *guesses], half_way)
+        return PairPyramid(first_BCHW, second_BCHW, halves, quarters, eighths, 8 * change, 4 * chosen, hidden)
 
     def estimate(self, pair: PairPyramid, interp_time_B: torch.Tensor) -> Motion:
         """Motion at time t of each pair, coarse to fine."""
         time = interp_time_B[:, None, None, None]
         levels, hidden = self.estimate_quarter(pair, interp_time_B)
         # 1. At 1/2.
-        motion = 4 * self._settled(pair.quarters, levels[-1].detach() / 4, time)
+        motion = 4 * _settled(pair.quarters, levels[-1].detach() / 4, time)
         motion, hidden = _twice(motion), _twice(hidden)
         first, second, step, trust = self._look(pair.halves, motion / 2, time)
         constant = time.expand(-1, 1, *motion.shape[-2:])
@@ -225,10 +231,10 @@ class MotionEstimator(nn.Module):
         """Motion at 1/8 and, improved twice, at 1/4; and features at 1/4."""
         time = interp_time_B[:, None, None, None]
         levels = [pair.coarse_motion_B2HW]
-        motion, hidden = _twice(levels[0]).detach(), _twice(self.widen(pair.coarse_hidden_BCHW))
+        motion, hidden = pair.chosen_motion_B2HW, _twice(self.widen(pair.coarse_hidden_BCHW))
         constant = time.expand(-1, 1, *motion.shape[-2:])
         for _ in range(REPEATS):
-            motion = 4 * self._settled(pair.quarters, motion.detach() / 4, time)
+            motion = 4 * _settled(pair.quarters, motion.detach() / 4, time)
             first, second, step, trust = self._look(pair.quarters, motion / 4, time)
             with torch.no_grad():
                 textures = first[:, :TEXTURE_CHANNELS], second[:, :TEXTURE_CHANNELS]
@@ -243,27 +249,6 @@ class MotionEstimator(nn.Module):
             motion = motion + 4 * change
             levels.append(motion)
         return levels, hidden
-
-    def _settled(
-        self, sides: tuple[torch.Tensor, torch.Tensor], motion_B2HW: torch.Tensor, time_B111: torch.Tensor
-    ) -> torch.Tensor:
-        """The motion, and that of the region around instead where it explains the frames better or leads out of one of them.
-
-        What one frame does not show cannot be found by comparing: a strip as wide as the motion at the border.
-        """
-
-        def examine(motion: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            flows = -time_B111 * motion, (1 - time_B111) * motion
-            apart = (warp(sides[0][:, :3], flows[0]) - warp(sides[1][:, :3], flows[1])).abs().mean(1, keepdim=True)
-            inside = stays_inside(flows[0], BORDER_PX) * stays_inside(flows[1], BORDER_PX)
-            return window_mean(apart, 5), inside
-
-        with torch.no_grad():
-            apart, inside = examine(motion_B2HW)
-            regional, mass = regional_motion(motion_B2HW, inside * torch.exp(-40 * apart))
-            apart_regional, inside_regional = examine(regional)
-            better = (inside_regional == 0) | (apart_regional < 0.8 * apart - 0.002)
-            return torch.where(better & (mass > 1e-3), regional, motion_B2HW)
 
     def view(self, pair: PairPyramid, interp_time_B: torch.Tensor) -> View:
         """Both frames at time t. Bicubic, since a bilinear warp blurs by the fraction of a pixel."""
@@ -291,3 +276,9 @@ def _two(both_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The first and the second frames' half of a batch."""
     first, second = both_BCHW.chunk(2)
     return first, second
+
+
+def _settled(sides: Sides, motion_B2HW: torch.Tensor, time_B111: torch.Tensor) -> torch.Tensor:
+    """`settled` on the small frames that head both sides."""
+    with torch.no_grad():
+        return settled((sides[0][:, :3], sides[1][:, :3]), motion_B2HW, time_B111)

@@ -119,7 +119,7 @@ def train(
     if module == "vfi":
         from magicvideo_core.training.vfi import train_vfi
 
-        return train_vfi(output, **{"steps": 4000, **changes})
+        return train_vfi(output, **changes)
     defaults = DEFAULTS[module]
     settings = replace(defaults.settings, **changes)
     if train_spatial is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from magicvideo_core.models.interpolator import Interpolator, InterpolatorConfig, load_interpolator, save_interpolator
+from magicvideo_core.models.motion import View
 from magicvideo_core.training.adversary import Adversary
 from magicvideo_core.training.loop import TrainingSettings, run_training
 from magicvideo_core.training.vfi_data import POOL_PAIRS, TexturedPool, mixed_pairs
@@ -26,18 +27,31 @@ SETTINGS = TrainingSettings(
     warmup_steps=50,
     weight_decay=1e-3,
     decay_fraction=0.6,
-    checkpoint_every=250,
+    checkpoint_every=100,
     threads=1,
     optimizer="muon",
     muon_min_side=12,
 )
 # Weight of the motion's error from 1/8 (once), 1/4 (twice), 1/2 to full resolution: the fine ones decide the picture.
 MOTION_WEIGHTS = (0.02, 0.02, 0.03, 0.04, 0.06)
+# Share of the steps that the motion and the lightweight head get before the GAN head's.
+LIGHT_SHARE = 2 / 3
 # The adversary judges from the start and is listened to after this share of the steps.
 ADVERSARY_FROM = 0.5
-ADVERSARY_WEIGHT = 0.1
-FEATURE_WEIGHT = 0.02
-CODE_WEIGHT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class GanLosses:
+    """How much each loss of the GAN head counts beside the Charbonnier loss; 0 leaves it out.
+
+    `laplacian`: of the error's Laplacian pyramid; `features`: of the adversary's features; `adversary`: of deceiving it, times
+    the adaptive weight; `code`: of the codebook, where there is one.
+    """
+
+    laplacian: float = 1.0
+    features: float = 0.02
+    adversary: float = 0.1
+    code: float = 0.1
 
 
 class LightRecipe:
@@ -74,9 +88,16 @@ class GanRecipe:
     learning_rate_scales: Mapping[str, float] = {"adversary": 0.25}
 
     def __init__(
-        self, model: Interpolator, pool: TexturedPool, *, batch_size: int, crop_px: int, adversary_from_step: int
+        self,
+        model: Interpolator,
+        pool: TexturedPool,
+        *,
+        batch_size: int,
+        crop_px: int,
+        adversary_from_step: int,
+        losses: GanLosses = GanLosses(),
     ) -> None:
-        self.model, self.pool = model, pool
+        self.model, self.pool, self.losses = model, pool, losses
         for each in (model.motion, model.light):
             each.requires_grad_(False)
         self.adversary = Adversary()
@@ -94,14 +115,19 @@ class GanRecipe:
         with torch.no_grad():
             pair = self.model.motion.encode(pairs.first_BCHW, pairs.second_BCHW)
             view = self.model.motion.view(pair, pairs.interp_time_B)
+        return self.loss_on(pairs, view)
+
+    def loss_on(self, pairs: MotionPairs, view: View) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of one step on given pairs, seen along their estimated motion."""
+        weights = self.losses
         frame, code_loss = self.model.gan(view)
         with torch.autocast("cpu", enabled=False):
-            rebuilt = interpolation_loss(frame.float(), pairs.truth_BCHW, moving_weight(pairs))
+            rebuilt = interpolation_loss(frame.float(), pairs.truth_BCHW, moving_weight(pairs), weights.laplacian)
         judged = self.adversary.judge(frame, pairs.truth_BCHW)
-        loss = rebuilt + FEATURE_WEIGHT * judged.features + CODE_WEIGHT * code_loss + judged.own_loss
+        loss = rebuilt + weights.features * judged.features + weights.code * code_loss + judged.own_loss
         weight = torch.zeros(())
-        if self.step >= self.adversary_from_step:
-            weight = ADVERSARY_WEIGHT * adaptive_weight(rebuilt, judged.deceiving, self.model.gan.out.weight)
+        if weights.adversary and self.step >= self.adversary_from_step:
+            weight = weights.adversary * adaptive_weight(rebuilt, judged.deceiving, self.model.gan.out.weight)
             loss = loss + weight * judged.deceiving
         self.step += 1
         metrics = {"frame": rebuilt, "features": judged.features, "adversary": judged.own_loss, "weight": weight}
@@ -124,19 +150,21 @@ def train_vfi(
 ) -> Path:
     """Train the interpolator into `output_dir` (config.json, model.safetensors), continuing from checkpoints there.
 
-    The first half of the steps goes to the motion and the lightweight head (kept in `output_dir`/light), the second to the
-    GAN head. Deterministic for a seed and a thread count. No held-out triple is used. Returns `output_dir`.
+    Two thirds of the steps go to the motion and the lightweight head (kept in `output_dir`/light), the others to the GAN
+    head. Deterministic for a seed and a thread count. No held-out triple is used. Returns `output_dir`.
     """
     torch.manual_seed(seed)
-    settings = replace(SETTINGS, steps=max(1, steps // 2), seed=seed, threads=threads)
+    light_steps = max(1, round(steps * LIGHT_SHARE))
+    settings = replace(SETTINGS, steps=light_steps, seed=seed, threads=threads)
     pool = TexturedPool(pool_pairs, crop_px, seed)
     model = Interpolator(config or InterpolatorConfig())
-    sizes = dict(batch_size=batch_size, crop_px=crop_px)
-    light = run_training(LightRecipe(model, pool, **sizes), settings, output_dir / "light")
+    recipe_light = LightRecipe(model, pool, batch_size=batch_size, crop_px=crop_px)
+    light = run_training(recipe_light, settings, output_dir / "light")
     model = load_interpolator(light).train()
+    settings = replace(settings, steps=max(1, steps - light_steps), ema_decay=0.995)
     from_step = int(settings.steps * ADVERSARY_FROM)
-    recipe = GanRecipe(model, pool, **sizes, adversary_from_step=from_step)
-    return run_training(recipe, replace(settings, ema_decay=0.995), output_dir)
+    recipe = GanRecipe(model, pool, batch_size=batch_size, crop_px=crop_px, adversary_from_step=from_step)
+    return run_training(recipe, settings, output_dir)
 
 
 def adaptive_weight(rebuilt: torch.Tensor, deceiving: torch.Tensor, last_layer: torch.Tensor) -> torch.Tensor:
@@ -148,17 +176,19 @@ def adaptive_weight(rebuilt: torch.Tensor, deceiving: torch.Tensor, last_layer: 
 
 
 def interpolation_loss(
-    predicted_NCHW: torch.Tensor, truth_NCHW: torch.Tensor, weight_N1HW: torch.Tensor
+    predicted_NCHW: torch.Tensor, truth_NCHW: torch.Tensor, weight_N1HW: torch.Tensor, laplacian: float = 1.0
 ) -> torch.Tensor:
     """Weighted Charbonnier loss plus the L1 norm of the error's Laplacian pyramid (3 levels, coarse ones heavier)."""
     error = predicted_NCHW - truth_NCHW
     loss = (weight_N1HW * (error * error + 1e-6).sqrt()).mean()
+    if not laplacian:
+        return loss
     for level in range(3):
         coarse = F.avg_pool2d(error, 2)
         detail = error - F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        loss = loss + 2.0**level * (weight_N1HW * detail.abs()).mean()
+        loss = loss + laplacian * 2.0**level * (weight_N1HW * detail.abs()).mean()
         error, weight_N1HW = coarse, F.avg_pool2d(weight_N1HW, 2)
-    return loss + (weight_N1HW * error.abs()).mean()
+    return loss + laplacian * (weight_N1HW * error.abs()).mean()
 
 
 def moving_weight(pairs: MotionPairs) -> torch.Tensor:

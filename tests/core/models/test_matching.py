@@ -2,7 +2,8 @@
 
 import torch
 
-from magicvideo_core.models.matching import best_match, gauss_newton_step, local_correlation, warp
+from magicvideo_core.models.matching import gauss_newton_step, local_correlation, warp
+from magicvideo_core.models.proposals import best_match
 
 
 def test_a_warp_by_whole_pixels_is_a_shift() -> None:
