@@ -4,15 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench drills clean
+.PHONY: help setup demo test check bench drills browser clean
 
 help:
-	@echo "make demo    six prompts to six videos with the embedded weights, into a fresh run under runs/"
-	@echo "make test    the tests"
-	@echo "make check   ruff, mypy and the import contracts"
-	@echo "make bench   what the pipeline, a clip, interpolation and the demo cost here"
-	@echo "make drills  fault drills at length: what dies, and what is lost by it (about an hour on two cores)"
-	@echo "make setup   only the virtual environment (every other verb does it when it is missing or out of date)"
+	@echo "make demo      six prompts to six videos with the embedded weights, into a fresh run under runs/"
+	@echo "make test      the tests"
+	@echo "make check     ruff, mypy and the import contracts"
+	@echo "make bench     what the pipeline, a clip, interpolation and the demo cost here"
+	@echo "make drills    fault drills at length: what dies, and what is lost by it (about an hour on two cores)"
+	@echo "make browser   a Chromium for the report's test, which is skipped without one (by apt as root, or playwright's)"
+	@echo "make setup     only the virtual environment (every other verb does it when it is missing or out of date)"
 
 setup: $(STAMP)
 
@@ -44,6 +45,9 @@ bench: $(STAMP)
 
 drills: $(STAMP)
 	$(BIN)/python tests/bench/fault_drills.py
+
+browser: $(STAMP)
+	$(BIN)/python tests/browsers.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

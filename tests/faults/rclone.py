@@ -32,12 +32,16 @@ _CLIENT = {
 
 
 class RcloneServer:
-    """The S3 server over `folder`, whose bucket is `BUCKET`; a context manager. It never outlives this process."""
+    """The S3 server over `folder`, whose bucket is `BUCKET`; a context manager. It never outlives this process.
 
-    def __init__(self, folder: Path, port: int = 0) -> None:
+    `public`: whoever asks without a key may read, as in a bucket that a browser opens pages of.
+    """
+
+    def __init__(self, folder: Path, port: int = 0, *, public: bool = False) -> None:
         # The kernel ends a child with the thread that started it: this one, whoever calls `start`.
         self._starter = ThreadPoolExecutor(1, "rclone-starter")
         self.folder = folder
+        self._public = public
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         (folder / BUCKET).mkdir(parents=True, exist_ok=True)
@@ -71,7 +75,9 @@ class RcloneServer:
     def _start(self) -> None:
         command = [find_rclone(), "--config", "", "serve", "s3", "--addr", f"127.0.0.1:{self.port}"]
         # A short life for cached folders, so that what is done to the folder itself shows soon; 0 costs 40 ms a write.
-        command += ["--auth-key", f"{KEY_ID},{SECRET}", "--dir-cache-time", "100ms", "--poll-interval", "0"]
+        command += ["--dir-cache-time", "100ms", "--poll-interval", "0"]
+        if not self._public:
+            command += ["--auth-key", f"{KEY_ID},{SECRET}"]
         self._process = subprocess.Popen(
             [*command, str(self.folder)],
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The report as a person meets it: opened from disk in headless Chromium, without a server."""
+"""The report as a person meets it in headless Chromium: opened from disk without a server, and from a bucket."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from browsers import missing_browser, open_browser
+from faults.rclone import BUCKET, RcloneServer
 from large_run import HOSTILE_PROMPT, build_large_run
 
 from magicvideo_core.report import write_report
@@ -131,3 +132,22 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Any, report: str) 
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 27)"
     page.close()
+
+
+def test_it_opens_from_a_bucket(page: Any, s3: Any, tmp_path: Path) -> None:
+    # The media lie in the bucket's folder; the page is written over S3, with its content type.
+    build_large_run(Storage(s3.server.folder / BUCKET / tmp_path.name), 60)
+    key = write_report(Storage(s3.uri(tmp_path.name))).removeprefix("s3://")
+    with RcloneServer(s3.server.folder, public=True) as server:
+        page.goto(f"http://127.0.0.1:{server.port}/{key}")
+        page.wait_for_selector("article.card")
+        assert _found(page) == "1–24 of 60 clips"
+        video = page.locator("article.card video").first
+        video.scroll_into_view_if_needed()
+        _until(page, lambda: video.evaluate("video => video.currentTime > 0.1 && video.videoWidth === 64"))
+        strip = page.locator("article.card .strip img").first
+        strip.scroll_into_view_if_needed()
+        _until(page, lambda: strip.evaluate("image => image.naturalWidth > 0"))
+        page.fill("input[name=q]", "take 7")
+        assert "clips found among 60" in _found(page)
+        page.goto("about:blank")
