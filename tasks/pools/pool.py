@@ -23,12 +23,11 @@ from functools import partial
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import PoolExhaustedError, StorageLostError
-from magicvideo_core.logs import event
 from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.actor import ClipWork, UpstreamLost
 from tasks.pools.batches import Batches, Crew
-from tasks.pools.failures import Action, classify
 from tasks.pools.inputs import may_read_ahead
+from tasks.pools.lives import Keeper, Lives
 from tasks.pools.remote import ActorInfo, PoolActor
 from tasks.pools.scaler import PoolView, Which
 from tasks.pools.slot import ActorSlot, PoolLoad
@@ -41,8 +40,6 @@ from tasks.progress import ProgressBoard
 
 logger = logging.getLogger(__name__)
 
-_FIRST_RESTART_DELAY_S = 0.5
-_LONGEST_RESTART_DELAY_S = 10.0
 # An actor that has been idle for so long is asked whether it lives, before a clip is blamed for its death.
 _PING_AFTER_S = 0.5
 # Shorter than this, an actor without a clip only waits for its next one.
@@ -90,11 +87,12 @@ class StagePool:
         self._work = WorkQueue(stage, board, self._turns, hooks.may_run_ahead)
         self._storage = StorageGate(hooks.probe_storage, config.storage_patience_s, self._work.stopping_within)
         verdicts = Verdicts(config, self._work, self._storage, hooks.give_up)
-        crew = Crew(stage, config, self._work, self._turns, self._storage, verdicts, self._bury, self.stop)
-        self._batches = Batches(crew)
         self._slots = Slots()
+        keeper = Keeper(stage, config, self._work, self._slots, hooks.start_actor, hooks.on_loaded, self.stop)
+        self._lives = Lives(keeper)
+        crew = Crew(stage, config, self._work, self._turns, self._storage, verdicts, self._lives.bury, self.stop)
+        self._batches = Batches(crew)
         self._threads: list[threading.Thread] = []
-        self._load_s = 0.0
         for _ in range(num_actors):
             self.grow()
 
@@ -120,7 +118,9 @@ class StagePool:
         """Return how the pool stands; an actor counts as spare after so many times what it took to load."""
         slots = self._slots.staying()
         loaded = [slot for slot in slots if slot.info is not None]
-        spare, idle = self._slots.num_idle_for(max(self._load_s, _SHORTEST_IDLE_S), use_over_load * self._load_s)
+        spare, idle = self._slots.num_idle_for(
+            max(self._lives.load_s, _SHORTEST_IDLE_S), use_over_load * self._lives.load_s
+        )
         return PoolView(
             actors=len(slots),
             starting=len(slots) - len(loaded),
@@ -128,7 +128,7 @@ class StagePool:
             waiting=self._work.num_waiting(),
             left=self._work.num_left(),
             seconds_per_clip=self._batches.seconds_per_clip,
-            load_s=self._load_s,
+            load_s=self._lives.load_s,
             spare=spare,
             idle=idle,
             free=sum(slot.idle_since_s is not None for slot in loaded),
@@ -208,7 +208,7 @@ class StagePool:
                         self._batches.run(slot, batch)
                 finally:
                     self._turns.release(slot.seat)
-                self._recycle(slot)
+                self._lives.recycle(slot)
         except StorageLostError as error:
             self.stop(error)
         # A boundary: a bug here must reach the callers instead of leaving them waiting.
@@ -216,14 +216,7 @@ class StagePool:
             logger.exception("the %s pool stopped", self._stage)
             self.stop(error)
         finally:
-            if slot.leaving and not self._work.is_stopped():
-                slot.wait_until_stored()
-            if slot.actor is not None:
-                slot.actor.close()
-            slot.collector.shutdown(wait=False)
-            if slot.leaving:
-                self._work.forget_read(slot.seat)
-                self._slots.remove(slot)
+            self._lives.end(slot)
 
     def _ready(self, slot: ActorSlot) -> bool:
         """Wait until there is work, a loaded actor for it, and its turn; False when the slot has to end."""
@@ -238,7 +231,7 @@ class StagePool:
                 # The first actor loads at once, a later one only when there is something to do.
                 if slot.starts and not self._work.wait_for_work(unless=lambda: slot.leaving):
                     continue
-                self._start(slot)
+                self._lives.start(slot)
             else:
                 slot.idle_since_s = idle_since_s = time.monotonic()
                 is_its_turn = self._turns.wait(slot.seat)
@@ -246,7 +239,7 @@ class StagePool:
                 if not is_its_turn:
                     continue
                 was_idle = time.monotonic() - idle_since_s >= _PING_AFTER_S
-                if not was_idle or self._answers(slot, slot.actor):
+                if not was_idle or self._lives.answers(slot, slot.actor):
                     return True
                 self._turns.release(slot.seat)
         self._turns.release(slot.seat)
@@ -260,7 +253,9 @@ class StagePool:
         elif (worn_out := slot.worn_out) is not None and slot.actor is not None:
             slot.actor.close()
             what = f"{self._stage} actor {slot.number}, clip {worn_out.clip_id}"
-            self._bury(slot, f"{what}: {worn_out.reason.error_type}: {worn_out.reason.error_message}", worn_out.clip_id)
+            self._lives.bury(
+                slot, f"{what}: {worn_out.reason.error_type}: {worn_out.reason.error_message}", worn_out.clip_id
+            )
 
     def _read_ahead(self) -> None:
         """Let actors whose device is busy read what may be their next clip."""
@@ -270,91 +265,3 @@ class StagePool:
                 continue
             if (work := self._work.read_ahead(slot.seat, partial(may_read_ahead, self._stage))) is not None:
                 actor.read_ahead(work)
-
-    def _start(self, slot: ActorSlot) -> None:
-        slot.starts += 1
-        what = f"{self._stage} actor {slot.number}, start {slot.starts}"
-        actor = self._hooks.start_actor(slot.number)
-        with self._slots.lock:
-            slot.actor = actor
-        # Either `stop` sees the actor and kills it, or this sees that it was called.
-        if self._work.is_stopped():
-            return
-        try:
-            if not actor.place():
-                self._go_without_place(slot, actor)
-                return
-            slot.placed, placed_s = True, time.monotonic()
-            info = actor.load()
-            self._load_s = time.monotonic() - placed_s
-        except Exception as error:
-            if self._work.is_stopped() or slot.leaving:
-                return
-            failure = classify(error, what)
-            self._bury(slot, str(failure.error), what)
-            if failure.action is Action.STOP_POOL:
-                self.stop(failure.error)
-            elif not slot.retired:
-                self._work.stopping_within(
-                    min(_FIRST_RESTART_DELAY_S * 2 ** (slot.starts - 1), _LONGEST_RESTART_DELAY_S)
-                )
-            return
-        with self._slots.lock:
-            slot.fill(info)
-            slot.seat.device = info.turns_at
-        self._hooks.on_loaded()
-        event("actor loaded", actor=info.actor_id, node=info.node_id, device=info.device, start=slot.starts)
-
-    def _go_without_place(self, slot: ActorSlot, actor: PoolActor) -> None:
-        """Give up waiting for room; the pool lives as long as another of its actors has some."""
-        actor.kill()
-        with self._slots.lock:
-            slot.empty()
-        if self._work.num_waiting() and not self._slots.is_any_placed():
-            taken = {"CPU": self._config.num_cpus, "GPU": self._config.num_gpus, **self._config.resources}
-            demand = ", ".join(f"{amount:g} {name}" for name, amount in taken.items() if amount)
-            self.stop(
-                PoolExhaustedError(
-                    f"The {self._stage} pool has work, and in {self._config.placement_timeout_s:g} s "
-                    f"(pool.placement_timeout_s) Ray found no room for an actor that takes {demand or 'nothing'}."
-                )
-            )
-
-    def _answers(self, slot: ActorSlot, actor: PoolActor) -> bool:
-        """Tell whether an idle actor still lives; one that does not is buried without blame on any clip."""
-        try:
-            actor.ping()
-        except Exception as error:
-            if not self._work.is_stopped():
-                failure = classify(error, f"{self._stage} actor {slot.number}, idle")
-                self._bury(slot, str(failure.error), None if actor.was_cut_off() else f"idle, start {slot.starts}")
-            return False
-        return True
-
-    def _recycle(self, slot: ActorSlot) -> None:
-        """Replace an actor that has done its share, for stages that leak."""
-        limit = self._config.recycle_after_clips
-        if limit and slot.actor is not None and slot.clips_started >= limit:
-            slot.wait_until_stored()
-            if slot.needs_care():
-                return
-            slot.actor.close()
-            self._work.forget_read(slot.seat)
-            with self._slots.lock:
-                slot.empty()
-
-    def _bury(self, slot: ActorSlot, error: str, strike: str | None) -> None:
-        """End what is left of a broken actor; `strike` is what speaks against its slot, None where nothing does."""
-        logger.warning("%s", error)
-        assert slot.actor is not None
-        slot.actor.kill()
-        self._work.forget_read(slot.seat)
-        with self._slots.lock:
-            slot.empty()
-            slot.strikes |= {strike} if strike is not None else set()
-            slot.retired = len(slot.strikes) >= self._config.max_actor_deaths
-        if slot.retired:
-            reason = f"{len(slot.strikes)} different clips or starts in a row ended an actor, the last with {error}"
-            logger.error("%s actor %d is retired: %s", self._stage, slot.number, reason)
-            if all(other.retired for other in self._slots.all()):
-                self.stop(PoolExhaustedError(f"The {self._stage} pool has no live actor left: {reason}"))

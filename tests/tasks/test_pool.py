@@ -250,7 +250,7 @@ def test_work_without_a_live_actor_raises() -> None:
 
 
 def test_actors_that_cannot_start_exhaust_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.pools.pool._FIRST_RESTART_DELAY_S", 0.0)
+    monkeypatch.setattr("tasks.pools.lives._FIRST_RESTART_DELAY_S", 0.0)
     harness = Harness(succeed, load=DIED(), max_clip_attempts=1, max_actor_deaths=2)
     with pytest.raises(PoolExhaustedError, match="2 different clips or starts"):
         harness.run("a")
