@@ -28,7 +28,8 @@ from tasks.pools.actor import ClipWork, UpstreamLost
 from tasks.pools.batches import Batches, Crew
 from tasks.pools.inputs import may_read_ahead
 from tasks.pools.lives import Keeper, Lives
-from tasks.pools.remote import ActorInfo, PoolActor
+from tasks.pools.process import ActorInfo
+from tasks.pools.remote import PoolActor
 from tasks.pools.scaler import PoolView, Which
 from tasks.pools.slot import ActorSlot, PoolLoad
 from tasks.pools.slots import Slots

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tasks.pools.actor import Raised
-from tasks.pools.remote import ActorInfo, PoolActor
+from tasks.pools.process import ActorInfo
+from tasks.pools.remote import PoolActor
 from tasks.pools.turns import Seat
 from tasks.pools.work import Pending
 

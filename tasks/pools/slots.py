@@ -5,7 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
-from tasks.pools.remote import ActorInfo, PoolActor
+from tasks.pools.process import ActorInfo
+from tasks.pools.remote import PoolActor
 from tasks.pools.scaler import Which
 from tasks.pools.slot import ActorSlot, PoolLoad
 from tasks.pools.turns import Seat

@@ -22,7 +22,7 @@ from magicvideo_core.manifest.schema import ManifestRow, Status
 from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
 from tasks.pools.failures import Action
 from tasks.pools.pool import PoolHooks, StagePool
-from tasks.pools.remote import ActorInfo
+from tasks.pools.process import ActorInfo
 from tasks.pools.turns import Turns
 from tasks.progress import ProgressBoard
 
