@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench drills browser clean
+.PHONY: help setup demo test check bench drills deployed browser clean
 
 help:
 	@echo "make demo      six prompts to six videos with the embedded weights, into a fresh run under runs/"
@@ -12,6 +12,7 @@ help:
 	@echo "make check     ruff, mypy and the import contracts"
 	@echo "make bench     what the pipeline, a clip, interpolation and the demo cost here"
 	@echo "make drills    fault drills at length: what dies, and what is lost by it (about an hour on two cores)"
+	@echo "make deployed  the deployments on a Prefect server, a worker, S3 and Ray, step by step (minutes)"
 	@echo "make browser   a Chromium for the report's test, which is skipped without one (by apt as root, or playwright's)"
 	@echo "make setup     only the virtual environment (every other verb does it when it is missing or out of date)"
 
@@ -45,6 +46,9 @@ bench: $(STAMP)
 
 drills: $(STAMP)
 	$(BIN)/python tests/bench/fault_drills.py
+
+deployed: $(STAMP)
+	$(BIN)/python tests/bench/deployments.py
 
 browser: $(STAMP)
 	$(BIN)/python tests/browsers.py

@@ -1,4 +1,4 @@
-"""Under which licence the weights of a run are: of known repositories, of a folder's model card, or not known."""
+"""Under which licence weights are: by the model card beside them or in the hub's cache, of known repositories, or not known."""
 
 from __future__ import annotations
 
@@ -34,18 +34,31 @@ def weights_of(stage_config: StageConfig) -> list[tuple[str, str, str]]:
             # A path says nothing to those who get the dataset; its name may.
             found.append((name, f"local {Path(reference).name}", _of_folder(Path(reference).expanduser())))
         else:
-            repository = reference.partition(":")[0].partition("@")[0]
-            found.append((name, shown, _OF_REPOSITORIES.get(repository, UNKNOWN)))
+            repository, _, pinned = reference.partition(":")[0].partition("@")
+            found.append((name, shown, _of_repository(repository, pinned or revision or "main")))
     return found
+
+
+def _of_repository(repository: str, revision: str) -> str:
+    """Return what the model card says where the hub's cache of this machine has it, else what is known of the repository."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    card = try_to_load_from_cache(repository, "README.md", cache_dir=constants.HF_HUB_CACHE, revision=revision)
+    said = _in_card(Path(card)) if isinstance(card, str) else None
+    return said or _OF_REPOSITORIES.get(repository, UNKNOWN)
 
 
 def _of_folder(path: Path) -> str:
     """Return what the front matter of a model card beside the weights says."""
     for folder in (path if path.is_dir() else path.parent, path.parent):
-        try:
-            match = _LICENCE.search((folder / "README.md").read_text(encoding="utf-8", errors="replace")[:4000])
-        except OSError:
-            continue
-        if match:
-            return match[1]
+        if (said := _in_card(folder / "README.md")) is not None:
+            return said
     return UNKNOWN
+
+
+def _in_card(path: Path) -> str | None:
+    try:
+        match = _LICENCE.search(path.read_text(encoding="utf-8", errors="replace")[:4000])
+    except OSError:
+        return None
+    return match[1] if match else None

@@ -27,6 +27,7 @@ FAULTS = {
     "torn-writes": 8,
     "s3-failing": 1,
     "s3-restarted": 10,
+    "key-taken-back": 2,
     "node-lost": 6,
 }
 

@@ -34,14 +34,15 @@ _CLIENT = {
 class RcloneServer:
     """The S3 server over `folder`, whose bucket is `BUCKET`; a context manager. It never outlives this process.
 
-    `public`: whoever asks without a key may read, as in a bucket that a browser opens pages of.
+    `public`: whoever asks without a key may read, as in a bucket that a browser opens pages of. `keys` counts from the next
+    start on: id and secret of each key that is accepted.
     """
 
     def __init__(self, folder: Path, port: int = 0, *, public: bool = False) -> None:
         # The kernel ends a child with the thread that started it: this one, whoever calls `start`.
         self._starter = ThreadPoolExecutor(1, "rclone-starter")
         self.folder = folder
-        self._public = public
+        self.keys = () if public else ((KEY_ID, SECRET),)
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         (folder / BUCKET).mkdir(parents=True, exist_ok=True)
@@ -76,8 +77,8 @@ class RcloneServer:
         command = [find_rclone(), "--config", "", "serve", "s3", "--addr", f"127.0.0.1:{self.port}"]
         # A short life for cached folders, so that what is done to the folder itself shows soon; 0 costs 40 ms a write.
         command += ["--dir-cache-time", "100ms", "--poll-interval", "0"]
-        if not self._public:
-            command += ["--auth-key", f"{KEY_ID},{SECRET}"]
+        for key_id, secret in self.keys:
+            command += ["--auth-key", f"{key_id},{secret}"]
         self._process = subprocess.Popen(
             [*command, str(self.folder)],
             stdin=subprocess.DEVNULL,
@@ -102,11 +103,11 @@ def s3_options(port: int) -> dict[str, Any]:
     return {"endpoint_url": f"http://127.0.0.1:{port}", "config_kwargs": dict(_CLIENT)}
 
 
-def s3_environment(port: int) -> dict[str, str]:
+def s3_environment(port: int, key: tuple[str, str] = (KEY_ID, SECRET)) -> dict[str, str]:
     """Return the environment in which every process of the project finds the server, or a proxy of it, on `port`."""
     return {
-        "AWS_ACCESS_KEY_ID": KEY_ID,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ACCESS_KEY_ID": key[0],
+        "AWS_SECRET_ACCESS_KEY": key[1],
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         "FSSPEC_S3": json.dumps(s3_options(port)),

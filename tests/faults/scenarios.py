@@ -85,6 +85,28 @@ def s3_restarted(setting: Setting, times: int, down_s: float = 2.0) -> Verdict:
         return _drill("s3-restarted", setting, restart, times, server=server, environment=environment)
 
 
+def key_taken_back(setting: Setting, times: int) -> Verdict:
+    """The credentials of a run are taken back while it works; the command that goes on has new ones."""
+    patience = tuple(f"{stage}.pool.storage_patience_s=5" for stage in drill.STAGES)
+    load = replace(setting.load, overrides=(*setting.load.overrides, *patience))
+    with _s3() as (server, proxy, environment):
+
+        def rotate(driver: Driver) -> int:
+            server.kill()
+            server.keys = ((f"key-{driver.num_written()}", "its-secret-key"),)
+            server.start()
+            environment.update(s3_environment(proxy.port, server.keys[0]))
+            # With its old key the driver finds nothing to do any more.
+            code = driver.process.wait(drill.COMMAND_TIMEOUT_S)
+            if code != 3:
+                raise RuntimeError(f"a driver whose key was taken back ended with exit code {code}")
+            return 1
+
+        return _drill(
+            "key-taken-back", replace(setting, load=load), rotate, times, server=server, environment=environment
+        )
+
+
 def node_lost(setting: Setting, times: int) -> Verdict:
     """A Ray node dies with the actors on it; a while later another one joins."""
     # Two actors a stage, so that both nodes have some.
@@ -114,6 +136,7 @@ SCENARIOS: dict[str, Callable[[Setting, int], Verdict]] = {
     "torn-writes": torn_writes,
     "s3-failing": lambda setting, _: s3_requests_failing(setting, 0.2),
     "s3-restarted": s3_restarted,
+    "key-taken-back": key_taken_back,
     "node-lost": node_lost,
 }
 

@@ -22,11 +22,12 @@ def write_run(
     clips: list[Clip],
     *,
     change: Callable[[str, Clip], dict[str, Any]] = lambda stage, clip: {},
+    clips_per_shard: int = 2,
     content: Callable[[str, Clip], bytes] = lambda stage, clip: f"{stage} of {clip.clip_id}".encode() * 50,
 ) -> Storage:
-    """Write a finished run of two stages, two clips a shard; `change` replaces columns of a row."""
+    """Write a finished run of two stages, `clips_per_shard` a shard; `change` replaces columns of a row."""
     config = load_config("tiny", overrides=["stages=t2i,i2v,v2v,vfi"])
-    shards = Shards.cut(clips, 2)
+    shards = Shards.cut(clips, clips_per_shard)
     write_run_json(storage, new_run_record(storage.uri.rpartition("/")[2], config, {}, "prompts.txt", shards))
     write_plan(storage, shards)
     for stage in STAGES:
