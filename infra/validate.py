@@ -4,7 +4,7 @@
 
 Checkouts are those of ray-project/kuberay, prometheus-operator/prometheus-operator and compose-spec/compose-spec. Of tools it
 uses hadolint, promtool and docker compose where they are on the path. Needs PyYAML and jsonschema; kubernetes-validate for what
-belongs to Kubernetes itself.
+belongs to Kubernetes itself, and grafana-foundation-sdk for the dashboard.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, metavar="CHECKOUT")
     checkouts = vars(parser.parse_args())
     problems = 0
-    for what, how, found in [*kubernetes(checkouts), *compose(checkouts), *monitoring(), *dockerfile()]:
+    for what, how, found in [*kubernetes(checkouts), *compose(checkouts), *monitoring(), *dashboard(), *dockerfile()]:
         print(f"{what}: {how}: {'not checked' if found is None else found or 'ok'}")
         problems += bool(found)
     sys.exit(1 if problems else 0)
@@ -98,6 +98,30 @@ def monitoring() -> Iterator[Check]:
         yield "monitoring/prometheus.yml, alerts.yml", "promtool", _run(command) if promtool else None
         command = [str(promtool), "check", "rules", "--lint=none", str(rules)]
         yield "monitoring/dashboard.json expressions", "promtool", _run(command) if promtool else None
+
+
+def dashboard() -> Iterator[Check]:
+    """Read the dashboard by Grafana's own types and write it again: what they do not know would be lost."""
+    found = None
+    if importlib.util.find_spec("grafana_foundation_sdk") is not None:
+        from grafana_foundation_sdk.cog.encoder import JSONEncoder
+        from grafana_foundation_sdk.models.dashboard import Dashboard
+
+        document = json.loads((INFRA / "monitoring" / "dashboard.json").read_text())
+        written = json.loads(JSONEncoder().encode(Dashboard.from_json(document)))
+        found = "; ".join(_lost(document, written))
+    yield "monitoring/dashboard.json", "Grafana's types", found
+
+
+def _lost(before: Any, after: Any, where: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key, value in before.items():
+            yield from _lost(value, after.get(key), f"{where}/{key}")
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from _lost(one, other, f"{where}/{number}")
+    elif before != after:
+        yield f"{where}: {before!r} became {after!r}"
 
 
 def dockerfile() -> Iterator[Check]:
