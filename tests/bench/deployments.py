@@ -24,6 +24,7 @@ from faults.rclone import BUCKET, RcloneServer, s3_environment
 from tasks.environment import set_environment
 
 STEPS: tuple[str, ...] = (
+    "schedules_and_automation",
     "first_night",
     "second_night_with_a_failure",
     "retry_by_automation",

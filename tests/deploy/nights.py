@@ -113,6 +113,20 @@ def retry_by_automation(site: Site) -> str:
     return "retry-failed ran by itself; 2 of 2 clips succeeded, the other run is as it was"
 
 
+def schedules_and_automation(site: Site) -> str:
+    """The server has the schedules and the automation that the deployment file promises, and they are on."""
+    client = site.deployed.client
+    crons = {}
+    for name in ("nightly/nightly", "retry-failed/retry-failed", "dataset/dataset"):
+        (schedule,) = client.read_deployment_by_name(name).schedules
+        assert schedule.active and schedule.schedule.timezone == "Etc/UTC"
+        crons[name.partition("/")[0]] = schedule.schedule.cron
+    assert crons == {"nightly": "0 20 * * *", "retry-failed": "0 6 * * *", "dataset": "0 12 * * SUN"}
+    (automation,) = client.request("POST", "/automations/filter", json={}).json()
+    assert automation["enabled"] and automation["trigger"]["match_related"]["prefect.resource.name"] == "nightly"
+    return f"cron {', '.join(f'{name} {cron}' for name, cron in crons.items())}; the automation is on"
+
+
 # 2. What is ended from outside
 
 
