@@ -41,6 +41,7 @@ from flows.terminal import (
     stage_table,
 )
 from flows.training import train
+from flows.warm_pools import pools
 from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.errors import ClipError, InputError, MagicVideoError
 from magicvideo_core.ids import default_seed
@@ -93,6 +94,7 @@ cli.add_command(ablate)
 cli.add_command(retry)
 cli.add_command(verify)
 cli.add_command(gc)
+cli.add_command(pools)
 cli.add_command(measure)
 cli.add_command(export)
 

@@ -118,7 +118,7 @@ def retry_command(request: RetryRequest) -> list[str]:
     words += ["--quarantined"] if request.quarantined else []
     words += ["--unfinished"] if request.unfinished else []
     words += [] if request.max_attempts is None else ["--max-attempts", str(request.max_attempts)]
-    return words + stop_words(request.max_gpu_hours, request.deadline)
+    return words + stop_words(request.max_gpu_hours, request.deadline, request.keep_warm)
 
 
 def _nothing_to_retry(run_uri: str, request: RetryRequest, as_json: bool) -> int:

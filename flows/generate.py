@@ -7,6 +7,7 @@ from prefect import flow
 from flows.parameters import (
     ConfigFile,
     Deadline,
+    KeepWarm,
     MaxGpuHours,
     Output,
     Overrides,
@@ -47,6 +48,7 @@ def generate(
     reuse: Reuse = None,
     timings: Timings = None,
     price_per_gpu_hour: Price = None,
+    keep_warm: KeepWarm = None,
 ) -> dict[str, Any]:
     """Turn a prompt set into videos below `output`; returns the summary of the run.
 
@@ -69,6 +71,7 @@ def generate(
         reuse=reuse,
         timings=timings,
         price_per_gpu_hour=price_per_gpu_hour,
+        keep_warm=keep_warm,
     )
     with open_engine(request) as engine:
         uri = engine.run.uri

@@ -17,7 +17,7 @@ from magicvideo_core.logs import event
 from magicvideo_core.manifest.session import wait_until_free
 from tasks.environment import set_environment
 from tasks.progress import ProgressBoard
-from tasks.ray_cluster import import_ray
+from tasks.ray_cluster import check_ray_outlives_process, import_ray
 from tasks.resolve import ResolvedRun, RunRequest
 from tasks.selection import RetryRequest
 from tasks.stop_conditions import StopConditions
@@ -89,8 +89,10 @@ def run_flow(
     `show_progress` is called several times a second in this thread, which must be the main one. SIGINT and SIGTERM
     raise KeyboardInterrupt after the work has stopped: everything durable stays, and the run can be continued.
     """
-    # 0. Where another driver works on the run, that is said before anything starts.
+    # 0. Where another driver works on the run, or actors are to be kept where they cannot be, that is said first.
     wait_until_free(run.storage)
+    if stop_conditions.keep_warm_s:
+        check_ray_outlives_process()
     set_environment()
     before = signal.signal(signal.SIGTERM, _interrupt)
     flow: Future[dict[str, Any]] = Future()

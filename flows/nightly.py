@@ -12,6 +12,7 @@ from flows.parameters import (
     ConfigFile,
     Deadline,
     Inbox,
+    KeepWarm,
     MaxGpuHours,
     Output,
     Overrides,
@@ -39,6 +40,7 @@ def nightly(
     max_gpu_hours: MaxGpuHours = None,
     deadline: Deadline = None,
     timings: Timings = None,
+    keep_warm: KeepWarm = None,
 ) -> State[Any]:
     """Turn every new prompt file of `inbox` into a run below `output`, and go on with those that were interrupted.
 
@@ -46,7 +48,7 @@ def nightly(
     run ends as Failed where a file could not be used or a clip did not succeed, and as Stopped where `deadline` (of the
     whole night) or `max_gpu_hours` (of each run) is reached; the next night goes on.
     """
-    ends_at = parse_stop_conditions(max_gpu_hours, deadline).deadline
+    ends_at = parse_stop_conditions(max_gpu_hours, deadline, keep_warm).deadline
     outcomes: list[Outcome] = []
     for file in find_prompt_files(inbox, output, series):
         if not file.is_due:
@@ -65,6 +67,7 @@ def nightly(
             max_gpu_hours=max_gpu_hours,
             deadline=None if ends_at is None else ends_at.isoformat(),
             timings=timings,
+            keep_warm=keep_warm,
         )
         outcomes.append(outcome_of(file.uri, file.run_uri, ends_at, call))
         if outcomes[-1].stopped:

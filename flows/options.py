@@ -57,6 +57,23 @@ _MACHINE_OPTIONS = (
         "--gpu-memory-gib", type=click.FloatRange(min=0, min_open=True), metavar="X", help="What a GPU has room for."
     ),
 )
+
+
+def _check_duration(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    # Without a value of its own the option takes the word after it.
+    if value is not None and parse_duration(value) is None:
+        raise click.BadParameter(f"{value!r} is no duration such as 10m or 1h: give one, or put --keep-warm last.")
+    return value
+
+
+_WARM_OPTION = click.option(
+    "--keep-warm",
+    is_flag=False,
+    flag_value="10m",
+    metavar="[T]",
+    callback=_check_duration,
+    help="Let the actors wait at the end for a next run in the same Ray cluster: 10m if not said, 1h, ...",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
@@ -71,8 +88,8 @@ def run_options(command: Command) -> Command:
 
 
 def stop_options(command: Command) -> Command:
-    """Add --max-gpu-hours and --deadline."""
-    return _add(command, _STOP_OPTIONS)
+    """Add --max-gpu-hours, --deadline and --keep-warm."""
+    return _add(command, (*_STOP_OPTIONS, _WARM_OPTION))
 
 
 def forecast_options(command: Command) -> Command:
@@ -103,12 +120,13 @@ def generate_command(request: RunRequest, run_id: str) -> list[str]:
     words += [] if request.timings is None else ["--timings", request.timings]
     if request.price_per_gpu_hour is not None:
         words += ["--price-per-gpu-hour", f"{request.price_per_gpu_hour:g}"]
-    return words + stop_words(request.max_gpu_hours, request.deadline)
+    return words + stop_words(request.max_gpu_hours, request.deadline, request.keep_warm)
 
 
-def stop_words(max_gpu_hours: float | None, deadline: str | None) -> list[str]:
+def stop_words(max_gpu_hours: float | None, deadline: str | None, keep_warm: str | None) -> list[str]:
     """Return the stop conditions as options of the command that goes on; a time that has come is none of them."""
     words = [] if max_gpu_hours is None else ["--max-gpu-hours", f"{max_gpu_hours:g}"]
+    words += [] if keep_warm is None else ["--keep-warm", keep_warm]
     return words + (["--deadline", deadline] if deadline is not None and parse_duration(deadline) else [])
 
 

@@ -58,6 +58,10 @@ MaxGpuHours = Annotated[
     Annotated[float, Field(gt=0)] | None, _says("Start no more work once clips have taken so many GPU-hours.")
 ]
 Deadline = Annotated[_Text | None, _says("Start no more work from then on: 2026-11-23T06:00, or a duration (90m, 6h).")]
+KeepWarm = Annotated[
+    _Text | None,
+    _says("For how long actors wait at the end for a next run in the same Ray cluster: 10m, 1h; not at all if empty."),
+]
 Timings = Annotated[_Text | None, _says("Seconds per clip by stage (t2i=1.3,...), or a run that has measured them.")]
 Price = Annotated[Annotated[float, Field(ge=0)] | None, _says("Of a GPU-hour, for the cost in the forecast.")]
 

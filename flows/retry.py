@@ -8,6 +8,7 @@ from flows.parameters import (
     AnyAttempts,
     Clips,
     Deadline,
+    KeepWarm,
     MaxGpuHours,
     Quarantined,
     RunUri,
@@ -39,6 +40,7 @@ def retry(
     deadline: Deadline = None,
     unfinished: Unfinished = False,
     max_attempts: AnyAttempts = None,
+    keep_warm: KeepWarm = None,
 ) -> dict[str, Any]:
     """Run again the failed clips of a run, with `quarantined` those too; returns the summary of the run.
 
@@ -47,7 +49,7 @@ def retry(
     that were not tried yet are selected too. The run's own plan is the source; no prompts are read.
     """
     request = RetryRequest(
-        run_uri, stage, shard, tuple(clips), quarantined, max_gpu_hours, deadline, unfinished, max_attempts
+        run_uri, stage, shard, tuple(clips), quarantined, max_gpu_hours, deadline, unfinished, max_attempts, keep_warm
     )
     with open_engine(request) as engine:
         uri = engine.run.uri

@@ -9,6 +9,10 @@ _ALWAYS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # Actors that claim no GPU see the machine as it is, so that device "auto" means the same in and outside of Ray.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A Ray that this process starts: its workers do not give way to all else, and none is started before an actor asks
+    # for one. On two cores either would keep the first actor from loading for seconds.
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",
 }
 # The table on the terminal and the manifests say what happened; only a server that stays has a use for Prefect's logs.
 _EMBEDDED = {

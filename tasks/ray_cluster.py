@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import Any
 
@@ -14,15 +15,18 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 _CONNECT_TIMEOUT_S = 10.0
 
 
-def connect_to_ray(num_cpus: int) -> bool:
+def connect_to_ray(num_cpus: int, *, outlives_process: bool = False) -> bool:
     """Connect to RAY_ADDRESS, or start Ray here, saying that it has `num_cpus`; False where this process has one already.
 
-    Whoever gets True shuts it down. Raises ConfigError where nothing answers at RAY_ADDRESS.
+    Whoever gets True shuts it down. Raises ConfigError where nothing answers at RAY_ADDRESS, or where a Ray that
+    `outlives_process` is asked for and none is set.
     """
     import ray
 
     if ray.is_initialized():
         return False
+    if outlives_process:
+        check_ray_outlives_process()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not os.environ.get("RAY_ADDRESS"):
         options |= {
@@ -35,6 +39,15 @@ def connect_to_ray(num_cpus: int) -> bool:
         check_ray_answers(os.environ["RAY_ADDRESS"])
     ray.init(**options)
     return True
+
+
+def check_ray_outlives_process() -> None:
+    """Raise ConfigError where this process would start a Ray of its own, which ends with it."""
+    ray = sys.modules.get("ray")
+    if not os.environ.get("RAY_ADDRESS") and not (ray is not None and ray.is_initialized()):
+        raise ConfigError(
+            "Warm actors need a Ray that goes on after a run: start one (ray start --head) and set RAY_ADDRESS."
+        )
 
 
 def import_ray() -> None:

@@ -43,10 +43,11 @@ class RunRequest:
     reuse: str | None = None
     timings: str | None = None
     price_per_gpu_hour: float | None = None
+    keep_warm: str | None = None
 
     def stop_conditions(self) -> StopConditions:
         """Return when to start no more work, durations counted from now. Raises InputError."""
-        return parse_stop_conditions(self.max_gpu_hours, self.deadline)
+        return parse_stop_conditions(self.max_gpu_hours, self.deadline, self.keep_warm)
 
     def run_uri(self) -> str:
         """Return where the run lies, or will lie; "" while it has no id."""

@@ -29,11 +29,12 @@ from tasks.load_order import LoadOrder
 from tasks.metrics import LoadMeter, MeteredBoard, RunMetrics
 from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
-from tasks.pools.remote import PoolActor, RayStageActor
+from tasks.pools.remote import PoolActor
 from tasks.pools.scaler import Scaler
 from tasks.pools.shared_gpus import SharedGpus
 from tasks.pools.sizing import needed_resources, size_pools
 from tasks.pools.turns import Turns
+from tasks.pools.warm import WarmActors
 from tasks.progress import found_done
 from tasks.ray_cluster import connect_to_ray, restore_sigterm
 from tasks.resolve import ResolvedRun, RunRequest, find_record, resolve_run
@@ -61,6 +62,8 @@ class Engine:
         self._log = RunLog(run.run_id)
         event("engine started", run=run.run_id)
         self._max_gpu_hours = stop_conditions.max_gpu_hours
+        self._keep_warm_s = stop_conditions.keep_warm_s
+        self._warm = WarmActors(run.run_id, stop_conditions.keep_warm_s)
         self.inventory = Inventory(run.storage)
         self.reuse = ReuseSource(run.reuse, run.record.recipe_hashes) if run.reuse is not None else None
         self.board = MeteredBoard(run.config.stages, run.num_clips_to_work_on)
@@ -179,7 +182,7 @@ class Engine:
     def _live_logged(self) -> None:
         # One thread from start to end: the kernel ends the processes of a local Ray with the thread that started them.
         try:
-            self._owns_ray = connect_to_ray(self._local_cpus())
+            self._owns_ray = connect_to_ray(self._local_cpus(), outlives_process=self._keep_warm_s > 0)
             event("ray connected", is_own=self._owns_ray)
             self.board.metrics = RunMetrics(self.run.run_id)
             pools = self._place_pools()
@@ -191,6 +194,7 @@ class Engine:
             with ThreadPoolExecutor(max_workers=len(pools)) as executor:
                 list(executor.map(StagePool.close, pools.values()))
             self._gpus.give_back()
+            self._warm.close()
             meter.close()
         # A boundary: whoever asks for a pool gets the error.
         except BaseException as error:
@@ -210,6 +214,7 @@ class Engine:
         seconds = None if costs is None else {stage: costs.stages[stage].seconds for stage in config.stages}
         sizes = size_pools(pool_configs, self._resources, num_clips, seconds)
         event("pools placed", actors=sizes)
+        self._warm.look_around(self._jobs, sizes)
         if self._owns_ray and (os.cpu_count() or 1) < _CORES_PER_LOADING_ACTOR * sum(sizes.values()):
             self._load_order = LoadOrder(config.stages, self._is_ending)
         with self._lock:
@@ -265,7 +270,7 @@ class Engine:
         def start_actor(number: int) -> PoolActor:
             if self._load_order is not None:
                 self._load_order.wait_for_turn(stage)
-            return RayStageActor(job, config, self._gpus.where(stage, number))
+            return self._warm.start(job, config, self._gpus.where(stage, number))
 
         def on_loaded() -> None:
             if self._load_order is not None:

@@ -31,10 +31,11 @@ class RetryRequest:
     deadline: str | None = None
     unfinished: bool = False
     max_attempts: int | None = None
+    keep_warm: str | None = None
 
     def stop_conditions(self) -> StopConditions:
         """Return when to start no more work, durations counted from now. Raises InputError."""
-        return parse_stop_conditions(self.max_gpu_hours, self.deadline)
+        return parse_stop_conditions(self.max_gpu_hours, self.deadline, self.keep_warm)
 
     def run_uri(self) -> str:
         """Return where the run lies."""

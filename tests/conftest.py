@@ -13,8 +13,6 @@ from tasks.environment import set_environment
 
 # Before any test module imports Ray or Prefect.
 set_environment()
-# Ray's processes give way to all others by default: beside a test that computes they would wait until theirs times out.
-os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One core for each of the two.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

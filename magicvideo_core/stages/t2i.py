@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from magicvideo_core.clips import Clip
@@ -80,6 +80,9 @@ class _Pipeline:
     """A whole checkpoint that names its own diffusers pipeline (SDXL and others)."""
 
     def __init__(self, reference: WeightsReference, dtype: torch.dtype, device: str) -> None:
+        # Here: importing it takes most of a second, and the embedded family does without.
+        from diffusers import DiffusionPipeline
+
         name = str(reference.path) if reference.path is not None else reference.hub_id
         try:
             pipeline = DiffusionPipeline.from_pretrained(

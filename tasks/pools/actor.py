@@ -162,6 +162,10 @@ class StageActor:
         num_gpus = self._job.config.stage(self._job.stage).pool.num_gpus
         return float(ceil(num_gpus)) or float(self.device.startswith("cuda"))
 
+    def work_for(self, job: StageJob) -> None:
+        """Go on for another run, with what is loaded."""
+        self._job = job
+
     def load(self) -> None:
         """Build the stage and load its weights; called once, before the first batch."""
         config = self._job.config

@@ -58,7 +58,7 @@ class Lives:
                 return
             slot.placed, placed_s = True, time.monotonic()
             info = actor.load()
-            self.load_s = time.monotonic() - placed_s
+            self.load_s = max(info.load_s, time.monotonic() - placed_s)
         except Exception as error:
             if self._work.is_stopped() or slot.leaving:
                 return
@@ -117,11 +117,12 @@ class Lives:
                 self._stop(PoolExhaustedError(f"The {self._stage} pool has no live actor left: {reason}"))
 
     def end(self, slot: ActorSlot) -> None:
-        """End the actor of a slot that ends; a slot that was given up leaves its pool."""
+        """End the actor of a slot that ends, or leave it warm; a slot that was given up leaves its pool."""
         if slot.leaving and not self._work.is_stopped():
             slot.wait_until_stored()
         if slot.actor is not None:
-            slot.actor.close()
+            # One that is wanted elsewhere makes room.
+            slot.actor.close() if slot.leaving or slot.needs_care() or slot.info is None else slot.actor.leave()
         slot.collector.shutdown(wait=False)
         if slot.leaving:
             self._work.forget_read(slot.seat)

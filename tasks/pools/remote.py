@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from magicvideo_core.config import PoolConfig
@@ -10,6 +11,7 @@ from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.actor import ClipWork, Raised, StageJob
 from tasks.pools.process import THREADS, ActorInfo, StageProcess
 from tasks.pools.sizing import actor_options
+from tasks.pools.tenancy import WarmTerms
 
 _PING_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
@@ -44,30 +46,72 @@ class PoolActor(Protocol):
     def close(self) -> None:
         """Let the stage give its device back, then end the process. Never raises."""
 
+    def leave(self) -> None:
+        """Do as `close`, but let a process that may outlive the run wait for another one. Never raises."""
+
     def kill(self) -> None:
         """End the process now, whatever it does. Never raises."""
+
+
+@dataclass
+class WarmHandle:
+    """A warm actor and the run that has it; `handle` is Ray's, once it is there, `info` that of one taken over."""
+
+    owner: str
+    terms: WarmTerms
+    name: str
+    namespace: str
+    handle: Any = None
+    info: ActorInfo | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return Ray's options for an actor that outlives the driver that starts it."""
+        return {"name": self.name, "namespace": self.namespace, "lifetime": "detached"}
+
+    def send_heartbeat(self) -> None:
+        """Let the actor know that its run lives. Does not wait, never raises."""
+        with contextlib.suppress(Exception):
+            self.handle.hear.options(concurrency_group="io").remote(self.owner)
 
 
 class RayStageActor:
     """A `StageActor` in a Ray worker process; Ray places it, the pool replaces it."""
 
-    def __init__(self, job: StageJob, pool: PoolConfig, where: Mapping[str, Any] | None = None) -> None:
-        """`where` are Ray's options that choose a place for it."""
+    def __init__(
+        self,
+        job: StageJob,
+        pool: PoolConfig,
+        where: Mapping[str, Any] | None = None,
+        warm: WarmHandle | None = None,
+    ) -> None:
+        """`where` are Ray's options that choose a place for it. A `warm` one outlives the run, or did another."""
         import ray
 
         self._ray: Any = ray
+        self._warm = warm
+        self._owner = warm.owner if warm is not None else ""
+        self._is_anothers = False
         self._pool = pool
         self._node_id: str | None = None
         self._out_of_reach = False
         options = {**actor_options(pool), **(where or {}), "concurrency_groups": THREADS}
-        self._handle = ray.remote(**options)(StageProcess).remote(job)
+        if warm is None:
+            self._handle = ray.remote(**options)(StageProcess).remote(job)
+        elif warm.handle is None:
+            process = ray.remote(**options, **warm.options())(StageProcess)
+            self._handle = warm.handle = process.remote(job, warm.owner, warm.terms)
+        else:
+            self._handle = warm.handle
 
     def place(self) -> bool:
+        if self._warm is not None and self._warm.info is not None:
+            return True
         placed, _ = self._ray.wait([self._call("ping")], timeout=self._pool.placement_timeout_s)
         return bool(placed)
 
     def load(self) -> ActorInfo:
-        info: ActorInfo = self._ray.get(self._call("load"), timeout=self._pool.load_timeout_s)
+        taken_over = self._warm.info if self._warm is not None else None
+        info: ActorInfo = taken_over or self._ray.get(self._call("load"), timeout=self._pool.load_timeout_s)
         self._node_id = info.node_id
         return info
 
@@ -76,14 +120,15 @@ class RayStageActor:
 
     def read_ahead(self, work: ClipWork) -> None:
         with contextlib.suppress(Exception):
-            self._call("read_ahead", work)
+            self._call("read_ahead", work, self._owner)
 
     def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> None:
-        self._get(self._call("compute", number, list(works)), timeout_s)
+        self._check_owner(self._get(self._call("compute", number, list(works), self._owner), timeout_s))
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
-        results: list[ManifestRow | Raised] = self._get(self._call("collect", number), timeout_s)
-        return results
+        results = self._get(self._call("collect", number, self._owner), timeout_s)
+        self._check_owner(results is not None)
+        return list(results)
 
     def _call(self, method: str, *arguments: Any) -> Any:
         group = "device" if method in ("load", "compute", "close") else "io"
@@ -96,7 +141,15 @@ class RayStageActor:
             self._out_of_reach = True
             raise
 
+    def _check_owner(self, is_owner: bool) -> None:
+        """Raise where another run took the actor, after this one had been silent for too long."""
+        if not is_owner:
+            self._is_anothers = True
+            raise self._ray.exceptions.RayActorError(error_msg="Another run has taken the actor over.")
+
     def was_cut_off(self) -> bool:
+        if self._is_anothers:
+            return True
         # Ray's calls start a Ray of their own where there is none any more.
         if not self._ray.is_initialized():
             return False
@@ -121,16 +174,23 @@ class RayStageActor:
         return False
 
     def close(self) -> None:
-        if not self._ray.is_initialized():
+        if not self._ray.is_initialized() or self._is_anothers:
             return
         # Killed processes leave contexts behind on a GPU, so the stage is asked first.
         with contextlib.suppress(Exception):
             self._ray.get(self._call("close"), timeout=_CLOSE_TIMEOUT_S)
         self.kill()
 
+    def leave(self) -> None:
+        if self._warm is not None and self._warm.terms.idle_s and self._ray.is_initialized():
+            with contextlib.suppress(Exception):
+                self._ray.get(self._call("release", self._owner), timeout=_CLOSE_TIMEOUT_S)
+                return
+        self.close()
+
     def kill(self) -> None:
         # With Ray its processes have ended.
-        if not self._ray.is_initialized():
+        if not self._ray.is_initialized() or self._is_anothers:
             return
         with contextlib.suppress(Exception):
             self._ray.kill(self._handle, no_restart=True)

@@ -66,7 +66,7 @@ class ActorSlot:
 
     def fill(self, info: ActorInfo) -> None:
         """Note that the actor has loaded its stage."""
-        self.info, self.clips_started, self.loaded_at_s = info, 0, time.monotonic()
+        self.info, self.clips_started, self.loaded_at_s = info, info.num_clips, time.monotonic()
 
     def loaded_s(self) -> float:
         """Return for how long the place had a loaded actor, all that filled it added up."""

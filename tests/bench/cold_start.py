@@ -2,7 +2,7 @@
 
     python tests/bench/cold_start.py [--prompts examples/prompts.txt] [--repeats 1] [--set key=value ...]
 
-Times are seconds since the command was given. Run it on an idle machine: Ray's processes give way to all others.
+Times are seconds since the command was given. Run it on an idle machine.
 """
 
 import argparse

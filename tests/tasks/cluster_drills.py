@@ -1,6 +1,9 @@
 """Drills on Ray clusters of their own, run by `test_ray_cluster.py` in a process each: `cluster_drills.py NAME FOLDER`."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +24,7 @@ from magicvideo_core.storage import Storage
 from tasks.pools.actor import ClipWork, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
+from tasks.pools.warm import WarmActors, end_warm, list_warm
 from tasks.progress import ProgressBoard
 
 SMALL = ("t2i.backend=fake", "t2i.height=16", "t2i.width=16", "t2i.pool.num_cpus=1", "t2i.pool.max_clip_attempts=1")
@@ -166,6 +170,46 @@ def nodes_come_and_go(folder: Path) -> dict[str, Any]:
     }
 
 
+def driver_dies(folder: Path) -> dict[str, Any]:
+    """Kill the driver of a run that keeps its actor warm in the middle of a clip; then take the actor over."""
+    # The drill is the driver too, when it finds a cluster set.
+    config = load_config(overrides=[*SMALL, "t2i.fake.sleep_s=0.5"])
+    job = StageJob("t2i", config, Storage(folder), "run", "recipe")
+    warm = WarmActors("run", keep_warm_s=600.0, lease_s=3.0)
+    hooks = PoolHooks(
+        lambda number: warm.start(job, config.t2i.pool, {}),
+        lambda work, status, reason, effort: unfinished_row(job, work, status, reason, effort),
+        lambda: None,
+    )
+    board = WatchedBoard(3)
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level="ERROR", log_to_driver=False)
+        pool = StagePool("t2i", config.t2i.pool, 1, hooks, board)
+        threading.Thread(target=pool.run, args=(works("one", "two", "three"),), daemon=True).start()
+        board.finished.wait()
+        print(json.dumps({"actor": pool.actors()[0].actor_id}), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **QUIET})
+    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    command = [sys.executable, __file__, "driver_dies", str(folder)]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    dead = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    # At first the run may still live.
+    held_by = [actor.run_id for actor in list_warm()]
+    while any(actor.run_id is not None for actor in list_warm()):
+        time.sleep(0.1)
+    warm.look_around({"t2i": job}, {"t2i": 1})
+    pool = StagePool("t2i", config.t2i.pool, 1, hooks, board)
+    [row] = pool.run(works("four"))
+    pool.close()
+    warm.close()
+    ended = end_warm()
+    ray.shutdown()
+    cluster.shutdown()
+    assert isinstance(row, ManifestRow)
+    return {"held_by": held_by, "before": json.loads(dead.stdout)["actor"], "after": row.actor_id, "ended": ended}
+
+
 def memory(folder: Path) -> dict[str, Any]:
     """Let one clip take memory until Ray's monitor kills its actor."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
@@ -189,5 +233,6 @@ def memory(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    drill = {"node_loss": node_loss, "nodes_come_and_go": nodes_come_and_go, "memory": memory}[sys.argv[1]]
+    drills = {each.__name__: each for each in (node_loss, nodes_come_and_go, driver_dies, memory)}
+    drill = drills[sys.argv[1]]
     print(json.dumps(drill(Path(sys.argv[2]))))

@@ -86,6 +86,9 @@ class ScriptedActor:
     def close(self) -> None:
         self.kill()
 
+    def leave(self) -> None:
+        self.close()
+
     def kill(self) -> None:
         self.killed_at_work = self.killed_at_work or self.at_work
         self.killed.set()

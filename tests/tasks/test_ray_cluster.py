@@ -45,6 +45,13 @@ def test_a_node_that_comes_raises_the_speed_and_one_that_goes_loses_nothing(tmp_
     assert found["together"] > 1.5 * found["alone"], found
 
 
+def test_the_warm_actor_of_a_dead_driver_is_taken_over(tmp_path: Path) -> None:
+    found = drill("driver_dies", tmp_path)
+    assert found["held_by"] == ["run"]
+    assert found["after"] == found["before"]
+    assert found["ended"] == 1
+
+
 # What others take meanwhile would count as this one's.
 @pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs to know how much memory is free")
