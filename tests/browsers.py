@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _NAMES = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable")
-_INSTALL_TIMEOUT_S = 300.0
+_INSTALL_TIMEOUT_S = 240.0
 
 
 def missing_browser() -> str | None:
