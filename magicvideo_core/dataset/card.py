@@ -121,7 +121,9 @@ def _run(record: RunRecord) -> str:
     used = [[stage, _plain(what), _plain(licence), ", ".join(names)] for (stage, what, licence), names in found.items()]
     note = "Licences to our knowledge; each model card decides.\n"
     lines.append(
-        _table(["stage", "weights", "licence", "as"], used) + note if used else "No weights: every stage is fake.\n"
+        _table(["stage", "weights", "licence", "as"], used) + f"\n{note}"
+        if used
+        else "No weights: every stage is fake.\n"
     )
     return "\n".join(lines)
 
@@ -147,7 +149,7 @@ def _facts(kept: pa.Table) -> str:
 
 def _hashes(files: Mapping[str, Mapping[str, Any]], contents_hash: str) -> str:
     rows = [[f"`{key}`", each["size_bytes"], f"`{each['sha256']}`"] for key, each in files.items()]
-    more = f"{len(rows) - _MOST_FILES:,} more are in `dataset.json`.\n" if len(rows) > _MOST_FILES else ""
+    more = f"\n{len(rows) - _MOST_FILES:,} more are in `dataset.json`.\n" if len(rows) > _MOST_FILES else ""
     text = f"All samples together (keys, splits and the sha256 of each): `{contents_hash}`.\n"
     return f"## Hashes (sha256)\n\n{text}\n{_table(['file', 'bytes', 'sha256'], rows[:_MOST_FILES])}{more}"
 

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,9 @@ def test_the_card_says_what_is_in_it(own_run: Storage, tmp_path: Path, capsys: p
     assert 'license: "cc-by-4.0"' in card and "a big red circle moving right" in card
     assert "the embedded family" in card and "num_inference_steps" in card
     assert json.loads((place / "dataset.json").read_text())["files"]["train-00000.tar"]["sha256"] in card
+    # A line right behind a table would be read as a row of it.
+    pairs = pairwise(card.splitlines())
+    assert all(after == "" or after.startswith("|") for row, after in pairs if row.startswith("|"))
     assert str(tmp_path) not in card and str(own_run.uri) not in (place / "dataset.json").read_text()
 
 
