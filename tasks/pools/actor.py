@@ -146,6 +146,12 @@ class Computed:
     # Beside the batch before, by clip id.
     ahead_s: Mapping[str, float]
 
+    @property
+    def has_worn_out(self) -> bool:
+        """Whether a clip has used up what the actor has."""
+        errors = (outcome for outcome in self.outcomes.values() if isinstance(outcome, Exception))
+        return any(application_action(error) is Action.REPLACE_ACTOR for error in errors)
+
 
 class StageActor:
     """One stage of one run in one process. One batch computes at a time; others are read or stored by other threads."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import ceil
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import ClipTimeoutError
@@ -21,6 +22,10 @@ from tasks.pools.work import Pending, WorkQueue
 
 # The newest of what clips took counts for so much of their mean.
 _NEWEST = 0.3
+# A call to an actor takes milliseconds. Where clips do too, as many go into one call as compute in so long, once the
+# first few have shown it.
+_CALL_S = 0.1
+_FIRST_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,24 @@ class Batches:
         self._lock = threading.Lock()
         self._gpu_s = 0.0
         self._number = 0
+        self._num_clips = 0
         self.seconds_per_clip: float | None = None
 
     def gpu_s(self) -> float:
         """Return the GPU-seconds of the batches that have left their device."""
         return self._gpu_s
+
+    def max_clips(self, slot: ActorSlot, num_actors: int) -> int:
+        """Return how many clips may go to an actor in one call: a batch, or more where that takes next to no time."""
+        config = self._crew.config
+        # One by one after a death too: whose doing it was has to show.
+        if self.seconds_per_clip is None or self._num_clips < _FIRST_FEW or slot.strikes:
+            return config.batch_size
+        # What others could do meanwhile is not taken from them.
+        share = ceil(self._crew.work.num_waiting() / max(num_actors, 1))
+        left = config.recycle_after_clips - slot.clips_started if config.recycle_after_clips else share
+        quick = int(_CALL_S / max(self.seconds_per_clip, 1e-6))
+        return max(config.batch_size, min(config.max_call_clips, quick, share, left))
 
     def run(self, slot: ActorSlot, batch: list[Pending]) -> None:
         """Compute a batch and give the device back. Its results come later; those of the batch before are there then.
@@ -70,7 +88,9 @@ class Batches:
         slot.clips_started += len(batch)
         slot.batch_started_s = flight.started_s
         try:
-            actor.compute(flight.number, [p.work for p in batch], self._crew.config.clip_timeout_s * len(batch))
+            # What more than a batch goes in one call takes next to no time.
+            timeout_s = self._crew.config.clip_timeout_s * min(len(batch), self._crew.config.batch_size)
+            actor.compute(flight.number, [pending.work for pending in batch], timeout_s)
         except Exception as error:
             flight.error = error
         finally:
@@ -90,6 +110,7 @@ class Batches:
         took_s = (time.monotonic() - flight.started_s) / len(flight.batch)
         with self._lock:
             self._gpu_s += slot.batch_gpu_s()
+            self._num_clips += len(flight.batch)
             slot.end_batch()
             if flight.error is None:
                 mean_s = took_s if self.seconds_per_clip is None else self.seconds_per_clip
@@ -109,6 +130,8 @@ class Batches:
     def _settle(self, slot: ActorSlot, flight: Flight, results: list[ManifestRow | Raised]) -> None:
         """Take in what an actor returned."""
         batch, verdicts = flight.batch, self._crew.verdicts
+        # Of a call with more than a batch, batches are computed one by one.
+        in_company = min(len(batch), self._crew.config.batch_size) > 1
         by_id = {pending.work.clip.clip_id: pending for pending in batch}
         worn_out = next((r for r in results if isinstance(r, Raised) and r.action is Action.REPLACE_ACTOR), None)
         if worn_out is None:
@@ -120,13 +143,18 @@ class Batches:
         for result in results:
             pending = by_id.pop(result.clip_id)
             if isinstance(result, Raised):
-                verdicts.raised(pending, result, in_company=len(batch) > 1)
+                verdicts.raised(pending, result, in_company=in_company)
             else:
                 verdicts.succeeded(pending, result)
+        if worn_out is not None:
+            # With nothing left to compute with, the actor did not begin them.
+            for pending in reversed(by_id.values()):
+                self._crew.work.put_back(pending, first=True)
+            return
         forgotten = Reason("RuntimeError", "the actor gave no result for the clip")
         for clip_id, pending in by_id.items():
             raised = Raised(clip_id, Action.RETRY_CLIP, forgotten, self._effort(slot, flight))
-            verdicts.raised(pending, raised, in_company=len(batch) > 1)
+            verdicts.raised(pending, raised, in_company=in_company)
 
     def mourn(self, slot: ActorSlot) -> None:
         """Do what follows where an actor failed in a call: for the batch that computed, and the one being stored.
@@ -140,6 +168,8 @@ class Batches:
         lost = [flight for flight in slot.flights if flight.error is not None]
         if not lost or crew.work.is_stopped():
             return
+        with self._lock:
+            self._num_clips = 0
         # The last one has computed.
         batch = [pending for flight in lost for pending in flight.batch]
         suspect, error = lost[-1].batch[0].work.clip.clip_id, lost[-1].error

@@ -202,7 +202,7 @@ class StagePool:
                 try:
                     self._storage.wait()
                     self._hooks.before_batch()
-                    batch = self._work.take(self._config.batch_size, slot.seat)
+                    batch = self._work.take(self._batches.max_clips(slot, self.num_slots()), slot.seat)
                     self._turns.taken(slot.seat)
                     if batch:
                         self._read_ahead()

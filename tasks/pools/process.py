@@ -56,7 +56,8 @@ class StageProcess:
         self._fields = self._log_for(job)
         event("actor started", **self._fields, pid=os.getpid())
         self._ahead = ReadAhead(self._actor.read)
-        self._computed: dict[int, Computed] = {}
+        self._batch_size = job.config.stage(job.stage).pool.batch_size
+        self._computed: dict[int, list[Computed]] = {}
         self._num_clips = 0
         # Encoders take as many cores as there are: one batch after the other.
         self._storing = threading.Lock()
@@ -87,17 +88,24 @@ class StageProcess:
                 self._ahead.read(work)
 
     def compute(self, number: int, works: list[ClipWork], owner: str = "") -> bool:
-        """Compute a batch; False where the actor is not the caller's any more."""
+        """Compute clips, batch by batch; False where the actor is not the caller's any more."""
         with log_fields(**self._fields), self._tenancy.at_work_for(owner) as is_owner:
             if is_owner:
                 self._num_clips += len(works)
-                self._computed[number] = self._actor.compute(works, self._ahead.take(works))
+                ahead, computed = self._ahead.take(works), []
+                for start in range(0, len(works), self._batch_size):
+                    computed.append(self._actor.compute(works[start : start + self._batch_size], ahead))
+                    if computed[-1].has_worn_out:
+                        break
+                self._computed[number] = computed
             return is_owner
 
     def collect(self, number: int, owner: str = "") -> list[ManifestRow | Raised] | None:
-        """Store a batch and return its results; None where the actor is not the caller's any more."""
+        """Store what was computed and return its results; None where the actor is not the caller's any more."""
         with self._storing, log_fields(**self._fields), self._tenancy.at_work_for(owner) as is_owner:
-            return self._actor.finish(self._computed.pop(number)) if is_owner else None
+            if not is_owner:
+                return None
+            return [result for computed in self._computed.pop(number) for result in self._actor.finish(computed)]
 
     def close(self) -> None:
         self._actor.close()
@@ -122,6 +130,7 @@ class StageProcess:
         if self._info is None or code != self._code or not self._tenancy.claim(owner, terms):
             return None
         self._ahead, self._computed = ReadAhead(self._actor.read), {}
+        self._batch_size = job.config.stage(job.stage).pool.batch_size
         self._actor.work_for(job)
         self._fields = self._log_for(job)
         event("actor taken over", **self._fields, pid=os.getpid())

@@ -35,7 +35,10 @@ class PoolActor(Protocol):
         """Let it read the inputs of a clip that may be its next. Does not wait, never raises."""
 
     def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> None:
-        """Take a batch through the model; `number` is any that no other batch of this actor has."""
+        """Take clips through the model, batch by batch; `number` is any that no other call to this actor has.
+
+        Where the actor has nothing left to compute with, the rest is not begun and has no result.
+        """
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
         """Wait until a computed batch is stored, and return what became of its clips."""

@@ -160,7 +160,7 @@ def failing(error: type[Exception] | None, *names: str) -> Behaviour:
 
 
 def test_every_clip_gets_one_row_from_several_callers_at_once() -> None:
-    harness = Harness(succeed, num_actors=3, batch_size=2)
+    harness = Harness(succeed, num_actors=3, batch_size=2, max_call_clips=1)
     found: list[dict[str, ManifestRow]] = []
     callers = [
         threading.Thread(target=lambda n=n: found.append(harness.run(*(f"{n}-{i}" for i in range(5)))))
@@ -174,6 +174,56 @@ def test_every_clip_gets_one_row_from_several_callers_at_once() -> None:
     assert len({name for rows in found for name in rows}) == 20
     assert harness.board.snapshot()["t2i"].succeeded == 20
     assert all(len(batch) <= 2 for _, batch in harness.log)
+
+
+def test_clips_that_take_milliseconds_go_several_in_one_call() -> None:
+    harness = Harness(succeed, max_call_clips=5)
+    harness.run(*(f"clip-{number}" for number in range(40)))
+    harness.pool.close()
+    sizes = [len(clips) for _, clips in harness.log]
+    assert sizes[:8] == [1] * 8, "first it has to show how long they take"
+    assert max(sizes) == 5
+
+
+def test_clips_that_take_longer_go_one_by_one() -> None:
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow:
+        time.sleep(0.06)
+        return succeed(actor, work)
+
+    harness = Harness(behave)
+    harness.run(*(f"clip-{number}" for number in range(12)))
+    harness.pool.close()
+    assert [len(clips) for _, clips in harness.log] == [1] * 12
+
+
+def test_a_death_in_a_call_of_several_clips_takes_only_the_one_that_caused_it() -> None:
+    names = [f"clip-{number}" for number in range(30)]
+    harness = Harness(failing(DIED, "clip-20"), max_clip_attempts=1, max_actor_deaths=2)
+    rows = harness.run(*names)
+    harness.pool.close()
+    assert {name for name in names if rows[name].status != "succeeded"} == {"clip-20"}
+    [together] = [clips for _, clips in harness.log if "clip-20" in clips and len(clips) > 1]
+    assert {len(clips) for _, clips in harness.log if set(clips) <= set(together) and clips != together} == {1}
+
+
+def test_what_a_worn_out_actor_did_not_begin_counts_as_no_try() -> None:
+    class WearsOut(ScriptedActor):
+        def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
+            results = super().collect(number, timeout_s)
+            broken = next((index for index, result in enumerate(results) if isinstance(result, Raised)), len(results))
+            return results[: broken + 1]
+
+    def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow | Raised:
+        if work.clip.clip_id != "clip-12":
+            return succeed(actor, work)
+        return Raised(work.clip.clip_id, Action.REPLACE_ACTOR, Reason("MemoryError", "no more"), EFFORT)
+
+    names = [f"clip-{number}" for number in range(30)]
+    harness = Harness(behave, kind=WearsOut, max_clip_attempts=1, max_actor_deaths=2)
+    rows = harness.run(*names)
+    harness.pool.close()
+    assert {name for name in names if rows[name].status != "succeeded"} == {"clip-12"}
+    assert len(harness.actors) == 2
 
 
 def test_a_raising_clip_is_quarantined_after_its_attempts_and_keeps_the_actor() -> None:
