@@ -3,6 +3,7 @@
     python tests/bench/busy.py              # 200 clips, two minutes a load
     python tests/bench/busy.py --short      # a quarter of that
     python tests/bench/busy.py --loads eight,overlap
+    python tests/bench/busy.py --short --loads eight,eight-ray-data-shared
 
 What takes part: the engine, its pools and actors, storage on local disk, journal and manifests; Prefect does not. Counted
 from when every actor has loaded to when the last manifest is written. Stage times are 1.3 : 6.8 : 18.5 : 0.5. `whole`
@@ -150,6 +151,22 @@ def kill_one(running: Running) -> None:
     os.kill(running.engine.pool("v2v").actors()[0].pid, signal.SIGKILL)
 
 
+def ray_data(load: Load, *, is_shared: bool) -> dict[str, Any]:
+    """Run the same load through Ray Data; returns its figures."""
+    import busy_ray_data
+    import ray
+    import throughput_load
+
+    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    ray.init(address="local", num_cpus=16, num_gpus=load.num_gpus, log_to_driver=False, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        sleeps = {stage: load.sleep_s(stage) for stage in STAGES}
+        same = throughput_load.Load(load.num_clips, sleeps, 0.0, load.num_gpus, folder)
+        of_ideal = busy_ray_data.busy(same, is_shared=is_shared)
+    ray.shutdown()
+    return {"clips": load.num_clips, "gpus": load.num_gpus, "of_ideal": round(of_ideal, 3)}
+
+
 def slow_storage(name: str, config: RunConfig) -> Stage:
     """Return the fake stage; from here on, storage takes its time in this process."""
     from tasks.pools import inputs
@@ -263,6 +280,9 @@ def main() -> None:
         "three": lambda: run(Load(3, clips, ideal_s)),
         "slower": lambda: run(Load(8, clips, ideal_s / 2, disturb=partial(slow_down, "i2v"))),
         "killed": lambda: run(Load(8, clips, ideal_s, ("v2v.fake.load_sleep_s=2",), kill_one)),
+        "eight-ray-data": lambda: ray_data(Load(8, clips, ideal_s), is_shared=False),
+        "eight-ray-data-shared": lambda: ray_data(Load(8, clips, ideal_s), is_shared=True),
+        "three-ray-data-shared": lambda: ray_data(Load(3, clips, ideal_s), is_shared=True),
         "replaced": lambda: replaced(2),
         "overlap": lambda: overlap(clips),
     }

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from cpu_time import CpuTime
 from throughput_load import PROPORTIONS, Load, figures
 from throughput_systems import SYSTEMS, WRITES
 
@@ -28,7 +29,7 @@ NUM_GPUS, LOAD_S = 8, 1.0
 OBJECT_STORE_BYTES = 256 * 2**20
 # Of a hundred clips prefect-ray's rate is known, and it takes a while.
 MOST_CLIPS = {"prefect-ray": 100}
-HEADINGS = ("clips/s", "ms per (clip, stage)", "median gap, ms", "busy")
+HEADINGS = ("clips/s", "ms per (clip, stage)", "median, ms", "CPU, ms", "busy")
 
 
 def make_load(kind: str, num_clips: int, ideal_s: float, folder: Path) -> Load:
@@ -61,11 +62,14 @@ def measure(system: str, kind: str, num_clips: int, ideal_s: float, num_nodes: i
     with tempfile.TemporaryDirectory() as folder, cluster(num_nodes) as address:
         load = make_load(kind, num_clips, ideal_s, Path(folder))
         command = [sys.executable, __file__, "--inside", system, json.dumps(asdict(load))]
+        cpu_time = CpuTime()
         printed = subprocess.run(
             command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "RAY_ADDRESS": address}
         ).stdout
+        cpu_time.close()
     found: dict[str, float] = json.loads(printed.splitlines()[-1])
-    return found
+    cpu_s = cpu_time.between(found["first_s"], found["last_s"])
+    return {**found, "cpu_ms": 1000 * cpu_s / (num_clips * len(STAGES))}
 
 
 def main() -> None:
@@ -100,8 +104,8 @@ def main() -> None:
             ideal_s = options.ideal_s * num_clips / options.clips
             found = measure(system, kind, num_clips, ideal_s, options.nodes)
             busy = f"{100 * found['busy']:.0f} %" if kind == "sleep" else ""
-            shown = f"{found['clips_per_s']:.2f} | {found['wall_ms']:.1f} | {found['gap_ms']:.1f} | {busy}"
-            print(f"| {system} | {shown} | {WRITES[system]} |", flush=True)
+            times = " | ".join(f"{found[name]:.1f}" for name in ("mean_ms", "median_ms", "cpu_ms"))
+            print(f"| {system} | {found['clips_per_s']:.2f} | {times} | {busy} | {WRITES[system]} |", flush=True)
 
 
 if __name__ == "__main__":
