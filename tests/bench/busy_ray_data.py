@@ -55,7 +55,10 @@ def busy(load: Load, *, is_shared: bool) -> float:
     """
     import ray.data
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # The pipeline's figure begins when every actor has loaded.
+    context.wait_for_min_actors_s = 600
     rows: list[Any] = [{"prompt": prompt} for prompt in load.prompts]
     # One row is what may run elsewhere: a block of several would hold the others back.
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
