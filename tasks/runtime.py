@@ -79,7 +79,8 @@ class Engine:
         self._made: list[StagePool] = []
         self._by_stage: dict[str, StagePool] = {}
         self._turns = Turns()
-        self._gpus = SharedGpus({stage: run.config.stage(stage).pool for stage in run.config.stages})
+        pools = {stage: run.config.stage(stage).pool for stage in run.config.stages}
+        self._gpus = SharedGpus(pools, self._warm.places.reserve, self._warm.places.give_back)
         self._session: Session | None = None
         self._resources: Mapping[str, float] = {}
         self._owns_ray = False
@@ -194,7 +195,7 @@ class Engine:
             with ThreadPoolExecutor(max_workers=len(pools)) as executor:
                 list(executor.map(StagePool.close, pools.values()))
             self._gpus.give_back()
-            self._warm.close()
+            self._warm.close(in_peace=self._stop_reason is None)
             meter.close()
         # A boundary: whoever asks for a pool gets the error.
         except BaseException as error:
@@ -214,7 +215,7 @@ class Engine:
         seconds = None if costs is None else {stage: costs.stages[stage].seconds for stage in config.stages}
         sizes = size_pools(pool_configs, self._resources, num_clips, seconds)
         event("pools placed", actors=sizes)
-        self._warm.look_around(self._jobs, sizes)
+        self._warm.look_around(self._jobs, sizes, self._gpus.bundle)
         if self._owns_ray and (os.cpu_count() or 1) < _CORES_PER_LOADING_ACTOR * sum(sizes.values()):
             self._load_order = LoadOrder(config.stages, self._is_ending)
         with self._lock:

@@ -6,7 +6,7 @@ with but each other. So each GPU is one bundle (a placement group of Ray's) that
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from magicvideo_core.config import PoolConfig
@@ -16,11 +16,18 @@ from tasks.pools.sizing import needed_resources, sharing_stages
 class SharedGpus:
     """The shared GPUs of a run, by number. Thread-safe; Ray finds them when their first actor starts."""
 
-    def __init__(self, pools: Mapping[str, PoolConfig]) -> None:
+    def __init__(
+        self,
+        pools: Mapping[str, PoolConfig],
+        reserve: Callable[[Mapping[str, float]], Any],
+        give_back: Callable[[Any], object],
+    ) -> None:
+        """`reserve` gives a placement group of Ray's with one bundle of these resources, `give_back` ends one."""
         self._stages = sharing_stages(pools)
         # Ray counts in ten-thousandths: three thirds are 0.9999 of a GPU.
         needed = needed_resources(pools, {stage: int(stage in self._stages) for stage in pools})
-        self._bundle = {name: round(amount, 4) for name, amount in needed.items()}
+        self.bundle = {name: round(amount, 4) for name, amount in needed.items()}
+        self._reserve, self._give_back = reserve, give_back
         self._lock = threading.Lock()
         self._groups: dict[int, Any] = {}
 
@@ -28,22 +35,20 @@ class SharedGpus:
         """Return Ray's options for the actor of a stage on the GPU with this number; none where it shares none."""
         if stage not in self._stages:
             return {}
-        from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         with self._lock:
             if number not in self._groups:
-                self._groups[number] = placement_group([self._bundle])
+                self._groups[number] = self._reserve(self.bundle)
             strategy = PlacementGroupSchedulingStrategy(self._groups[number], placement_group_bundle_index=0)
         return {"scheduling_strategy": strategy}
 
     def give_back(self) -> None:
         """Let the cluster have the GPUs again, when no actor is left. Never raises."""
         import ray
-        from ray.util.placement_group import remove_placement_group
 
         with self._lock:
             groups, self._groups = list(self._groups.values()), {}
         for group in groups if ray.is_initialized() else ():
             with contextlib.suppress(Exception):
-                remove_placement_group(group)
+                self._give_back(group)

@@ -1,6 +1,6 @@
 """Warm actors: Ray actors that outlive their run, for a following run of the same recipe in the same cluster.
 
-They are detached, named after what they have loaded, and lie in a namespace of their own. Whoever finds one takes it
+They are detached, named after what they have loaded and where, and lie in a namespace of their own. Whoever finds one takes it
 over by a claim that the actor itself grants (`tenancy.py`), so two runs never share one; a run that lives says so several
 times a minute, so the actors of a dead driver are free again after `LEASE_S`, and end themselves after their idle time.
 """
@@ -19,6 +19,7 @@ from magicvideo_core.logs import event
 from magicvideo_core.stages.base import keyframe_fps
 from magicvideo_core.stages.registry import weights_digest
 from tasks.pools.actor import StageJob
+from tasks.pools.places import PLACES, Places, group_id
 from tasks.pools.remote import PoolActor, RayStageActor, WarmHandle
 from tasks.pools.sizing import actor_options
 from tasks.pools.tenancy import WarmTerms, code_version
@@ -62,51 +63,74 @@ class WarmActors:
         self._keep_warm_s = keep_warm_s
         self._lease_s = lease_s
         self._keys: dict[str, str] = {}
+        self.places = Places(self._owner, keep_warm_s, lease_s, NAMESPACE)
         self._lock = threading.Lock()
-        self._waiting: dict[str, deque[str]] = defaultdict(deque)
+        # By what they have loaded, and where they share a GPU.
+        self._waiting: dict[tuple[str, str], deque[str]] = defaultdict(deque)
         self._ours: list[WarmHandle] = []
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def look_around(self, jobs: Mapping[str, StageJob], sizes: Mapping[str, int]) -> None:
-        """Find what can be taken over, no more than each stage wants, and end the rest that nobody has: it takes room."""
+    def look_around(
+        self, jobs: Mapping[str, StageJob], sizes: Mapping[str, int], bundle: Mapping[str, float] | None = None
+    ) -> None:
+        """Find what can be taken over, no more than each stage wants, and end the rest that nobody has: it takes room.
+
+        `bundle` is what the stages that share GPUs take of each.
+        """
+        import ray
+
         found = _found()
-        wanted = {self._key_of(jobs[stage]): size for stage, size in sizes.items()} if found else {}
-        superfluous = []
+        if not found:
+            return
+        wanted = {self._key_of(jobs[stage]): size for stage, size in sizes.items()}
+        processes = {name: handle for name, handle in found.items() if _is_places(name)}
+        places = self.places.claim(processes, bundle) if bundle else set()
+        superfluous, in_the_way = [], []
         for name, handle in found.items():
-            key = name.partition(".")[0]
-            if len(self._waiting[key]) < wanted.get(key, 0):
-                self._waiting[key].append(name)
-            else:
+            key, place = name.partition(".")[0], _place_of(name)
+            fits = not place or place in places
+            if name not in processes and fits and len(self._waiting[key, place]) < wanted.get(key, 0):
+                self._waiting[key, place].append(name)
+            elif name not in processes:
                 superfluous.append(handle)
+                in_the_way += [handle] if place in places else []
         _end_idle(superfluous)
+        for handle in in_the_way:
+            # Even one at work for a dead driver: the place is this run's.
+            ray.kill(handle, no_restart=True)
+        # After the actors there; those that were claimed stay.
+        _end_idle(list(processes.values()))
+        self._keep_alive()
 
     def start(self, job: StageJob, pool: PoolConfig, where: Mapping[str, Any]) -> PoolActor:
         """Return an actor of a stage: a warm one where there is one, or else a new one.
 
-        Actors that share GPUs live with their run: Ray ends them with the place that it keeps for them.
+        `where` are Ray's options that choose its place; on a shared GPU only who is there already can be taken over.
         """
         with self._lock:
             is_any_waiting = any(self._waiting.values())
-        if where or not (is_any_waiting or self._keep_warm_s):
+        if not (is_any_waiting or self._keep_warm_s):
             return RayStageActor(job, pool, where)
+        place = group_id(where["scheduling_strategy"].placement_group) if where else ""
         terms = WarmTerms(self._key_of(job), self._keep_warm_s, pool.clip_timeout_s * pool.batch_size, self._lease_s)
-        while (name := self._next(terms.key)) is not None:
+        while (name := self._next(terms.key, place)) is not None:
             if (taken := self._take_over(name, job, pool, terms)) is not None:
                 return taken
         if not self._keep_warm_s:
-            return RayStageActor(job, pool)
-        name = f"{terms.key}.{job.stage}.{secrets.token_hex(4)}"
+            return RayStageActor(job, pool, where)
+        name = f"{terms.key}.{job.stage}.{place}.{secrets.token_hex(4)}"
         warm = WarmHandle(self._owner, terms, name, NAMESPACE)
-        actor = RayStageActor(job, pool, warm=warm)
+        actor = RayStageActor(job, pool, where, warm)
         self._keep_alive(warm)
         return actor
 
-    def close(self) -> None:
-        """Say no more that the run lives."""
+    def close(self, *, in_peace: bool = True) -> None:
+        """Say no more that the run lives; where it ended `in_peace`, what is to stay warm stays."""
         self._ending.set()
         if self._thread is not None:
             self._thread.join()
+        self.places.close(stays_warm=in_peace and self._keep_warm_s > 0)
 
     def _key_of(self, job: StageJob) -> str:
         with self._lock:
@@ -114,9 +138,9 @@ class WarmActors:
                 self._keys[job.stage] = warm_key(job)
             return self._keys[job.stage]
 
-    def _next(self, key: str) -> str | None:
+    def _next(self, key: str, place: str) -> str | None:
         with self._lock:
-            return self._waiting[key].popleft() if self._waiting[key] else None
+            return self._waiting[key, place].popleft() if self._waiting[key, place] else None
 
     def _take_over(self, name: str, job: StageJob, pool: PoolConfig, terms: WarmTerms) -> PoolActor | None:
         import ray
@@ -130,11 +154,14 @@ class WarmActors:
                 warm = WarmHandle(self._owner, terms, name, NAMESPACE, handle, info)
                 self._keep_alive(warm)
                 return RayStageActor(job, pool, warm=warm)
+            if _place_of(name):
+                # The place is this run's.
+                ray.kill(handle, no_restart=True)
         return None
 
-    def _keep_alive(self, warm: WarmHandle) -> None:
+    def _keep_alive(self, *warm: WarmHandle) -> None:
         with self._lock:
-            self._ours.append(warm)
+            self._ours += warm
             if self._thread is None:
                 self._thread = threading.Thread(target=self._send_heartbeats, name="warm-heartbeats", daemon=True)
                 self._thread.start()
@@ -145,27 +172,39 @@ class WarmActors:
                 ours = list(self._ours)
             for warm in ours:
                 warm.send_heartbeat()
+            self.places.send_heartbeats()
 
 
 def list_warm() -> list[WarmActor]:
     """Return the warm actors of the cluster that this process is connected to; those that do not answer are left out."""
-    answers = _ask_all(_found(), "describe")
+    answers = _ask_all({name: handle for name, handle in _found().items() if not _is_places(name)}, "describe")
     return sorted((WarmActor(name=name, **told) for name, told in answers.items()), key=lambda actor: actor.name)
 
 
 def end_warm() -> int:
-    """End the warm actors that no run has; returns how many."""
-    return _end_idle(list(_found().values()))
+    """End the warm actors that no run has, and give the GPUs back that they share; returns how many actors."""
+    found = _found()
+    num_ended = _end_idle([handle for name, handle in found.items() if not _is_places(name)])
+    _end_idle([handle for name, handle in found.items() if _is_places(name)])
+    return num_ended
 
 
 def _end_idle(handles: list[Any]) -> int:
-    """End those of these warm actors that no run has; returns how many."""
+    """End those of these that no run has; returns how many."""
     import ray
 
     retired = [number for number, done in _ask_all(dict(enumerate(handles)), "retire").items() if done]
     for number in retired:
         ray.kill(handles[number], no_restart=True)
     return len(retired)
+
+
+def _is_places(name: str) -> bool:
+    return name.split(".")[1] == PLACES
+
+
+def _place_of(name: str) -> str:
+    return name.split(".")[2]
 
 
 def _found() -> dict[str, Any]:

@@ -210,6 +210,61 @@ def driver_dies(folder: Path) -> dict[str, Any]:
     return {"held_by": held_by, "before": json.loads(dead.stdout)["actor"], "after": row.actor_id, "ended": ended}
 
 
+def shared_gpus_stay_warm(folder: Path) -> dict[str, Any]:
+    """Run two stages that share two GPUs, then with another recipe in one of them, then so again, to be kept no more."""
+    from tasks.plan import write_run
+    from tasks.resolve import RunRequest, resolve_run
+    from tasks.run_stage import complete_shard
+    from tasks.runtime import Engine
+    from tasks.stop_conditions import StopConditions
+
+    def work(run_id: str, keep_warm_s: float, *more: str) -> list[str]:
+        overrides = (*SMALL, *shared, *small, *more)
+        run = resolve_run(RunRequest(str(folder / "prompts.txt"), str(folder), overrides=overrides, run_id=run_id))
+        engine = Engine(run, StopConditions(keep_warm_s=keep_warm_s))
+        try:
+            engine.wait_until_placed()
+            # Every actor there is: the same ones each time.
+            while any(engine.pool(stage).load().actors < 2 for stage in stages):
+                time.sleep(0.02)
+            todo = [(stage, shard_id) for shard_id in write_run(run) for stage in stages]
+            with ThreadPoolExecutor(len(todo)) as executor:
+                list(executor.map(lambda each: complete_shard(engine, *each, beside_upstream=True), todo))
+            assert {row.status for row in read_manifests(run.storage)} == {"succeeded"}
+            return sorted(info.actor_id for stage in stages for info in engine.pool(stage).actors())
+        finally:
+            engine.close()
+
+    def free_gpus() -> float:
+        return float(ray.available_resources().get("GPU", 0.0))
+
+    def wait_for_gpus(number: float) -> bool:
+        ends_s = time.monotonic() + 30
+        while free_gpus() != number and time.monotonic() < ends_s:
+            time.sleep(0.1)
+        return free_gpus() == number
+
+    ray.init(address="local", num_cpus=4, num_gpus=2, logging_level="ERROR", log_to_driver=False, **QUIET)
+    (folder / "prompts.txt").write_text("".join(f"fake clip {number}\n" for number in range(12)))
+    stages, other = ("t2i", "i2v"), "i2v.guidance_scale=3.25"
+    shared = [f"{stage}.{key}" for stage in stages for key in ("pool.num_gpus=0.5", "pool.max_actors=2")]
+    small = [
+        "i2v.backend=fake",
+        "i2v.height=16",
+        "i2v.width=16",
+        "i2v.num_frames=4",
+        "i2v.pool.num_cpus=1",
+        "stages=t2i,i2v",
+    ]
+    first = work("first", 600.0)
+    kept = wait_for_gpus(0.0)
+    second = work("second", 600.0, other)
+    third = work("third", 0.0, other)
+    given_back = wait_for_gpus(2.0)
+    ray.shutdown()
+    return {"actors": [first, second, third], "kept": kept, "given_back": given_back}
+
+
 def memory(folder: Path) -> dict[str, Any]:
     """Let one clip take memory until Ray's monitor kills its actor."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
@@ -233,6 +288,8 @@ def memory(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    drills = {each.__name__: each for each in (node_loss, nodes_come_and_go, driver_dies, memory)}
+    drills = {
+        each.__name__: each for each in (node_loss, nodes_come_and_go, driver_dies, shared_gpus_stay_warm, memory)
+    }
     drill = drills[sys.argv[1]]
     print(json.dumps(drill(Path(sys.argv[2]))))

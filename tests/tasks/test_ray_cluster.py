@@ -52,6 +52,16 @@ def test_the_warm_actor_of_a_dead_driver_is_taken_over(tmp_path: Path) -> None:
     assert found["ended"] == 1
 
 
+def test_shared_gpus_stay_reserved_for_the_warm_actors_on_them(tmp_path: Path) -> None:
+    found = drill("shared_gpus_stay_warm", tmp_path)
+    first, second, third = map(set, found["actors"])
+    assert found["kept"]
+    # Another recipe in one stage: the other stage's actors stay, on the same GPUs.
+    assert len(first) == len(second) == 4 and len(first & second) == 2
+    assert second == third
+    assert found["given_back"]
+
+
 # What others take meanwhile would count as this one's.
 @pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs to know how much memory is free")
