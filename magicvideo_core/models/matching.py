@@ -15,6 +15,8 @@ import torch.nn.functional as F
 MAX_STEP = 2.0
 # Added to the diagonal of the normal equations: what a window cannot tell stays as it was. Squares of levels of 1 a pixel.
 DAMPING = 2e-4
+# A place varies where the variance over a window of so many places is above this (of squares of 0..1).
+TEXTURE_PX, TEXTURE_VARIANCE = 7, 1e-4
 
 
 def warp(image_BCHW: torch.Tensor, flow_B2HW: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
@@ -103,7 +105,7 @@ def gauss_newton_step(
     products = torch.stack(
         [(gx * gx).sum(1), (gx * gy).sum(1), (gy * gy).sum(1), (gx * residual).sum(1), (gy * residual).sum(1)], dim=1
     )
-    sums = F.avg_pool2d(products, 5, stride=1, padding=2, count_include_pad=False)
+    sums = window_mean(products, 5)
     xx, xy, yy, xr, yr = sums.unbind(1)
     xx, yy = xx + DAMPING, yy + DAMPING
     determinant = xx * yy - xy * xy
@@ -115,4 +117,15 @@ def gauss_newton_step(
 
 def window_mean(x_BCHW: torch.Tensor, side: int) -> torch.Tensor:
     """Mean over the window around each place that lies inside the map."""
-    return F.avg_pool2d(x_BCHW, side, stride=1, padding=side // 2, count_include_pad=False)
+    if side <= 3:
+        return F.avg_pool2d(x_BCHW, side, stride=1, padding=side // 2, count_include_pad=False)
+    # First along the rows, then the columns: 2 side values a place instead of side squared.
+    rows = F.avg_pool2d(x_BCHW, (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
+    return F.avg_pool2d(rows, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)
+
+
+def mostly_textured(frame_BCHW: torch.Tensor) -> torch.Tensor:
+    """Whether most of each frame varies around each place: B111."""
+    mean, squares = window_mean(frame_BCHW, TEXTURE_PX), window_mean(frame_BCHW.square(), TEXTURE_PX)
+    varies = (squares - mean.square()).mean(1, keepdim=True) > TEXTURE_VARIANCE
+    return varies.float().mean((1, 2, 3), keepdim=True) > 0.5

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from magicvideo_core.models.dominant import dominant_motion
+from magicvideo_core.models.dominant import coherent_motions
+from magicvideo_core.models.layers import behind
 from magicvideo_core.models.matching import gauss_newton_step, local_correlation, warp, window_mean
 from magicvideo_core.models.proposals import (
     CANDIDATE_WINDOWS,
@@ -71,7 +72,8 @@ class PairPyramid:
 
     `sides`: of the first and the second frame, what a level at 1/2 and at 1/4 looks at: the small frame, its texture (at 1/4
     alone) and its features, stacked along the channels. `coarse_motion_B2HW` and `coarse_hidden_BCHW`: the motion at 1/8, as
-    seen half-way; `chosen_motion_B2HW`: at 1/4, what explains the frames best of it and of what it was made from.
+    seen half-way; `chosen_motion_B2HW`: at 1/4, what explains the frames best of it and of what it was made from;
+    `dominant_motion_B2HW`: at 1/4, what most of the frame has.
     """
 
     first_BCHW: torch.Tensor
@@ -81,6 +83,7 @@ class PairPyramid:
     eighths: tuple[torch.Tensor, torch.Tensor]
     coarse_motion_B2HW: torch.Tensor
     chosen_motion_B2HW: torch.Tensor
+    dominant_motion_B2HW: torch.Tensor
     coarse_hidden_BCHW: torch.Tensor
 
     def quarter_features(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,11 +96,13 @@ class Motion:
     """Motion at time t, and the decoder's features at half resolution.
 
     `bend_B2HW`: how far the path leaves the straight line between its ends at time t (what turns or speeds up does).
+    `unseen_B2HW`: 1 where the first frame alone, and where the second frame alone hides what is seen.
     `levels`: the motion as each level had it, from the coarsest to full resolution.
     """
 
     motion_B2HW: torch.Tensor
     bend_B2HW: torch.Tensor
+    unseen_B2HW: torch.Tensor
     hidden_BCHW: torch.Tensor
     levels: tuple[torch.Tensor, ...]
 
@@ -183,29 +188,35 @@ class MotionEstimator(nn.Module):
         quarters = _two(torch.cat([F.avg_pool2d(small, 2), texture, quarter.float()], dim=1))
         eighths = _two(eighth)
         # Coarse motion: the textures of both frames compared over a wide range. The level sees how alike they are and the
-        # best matches by windows of three sizes. At 1/4 the frame's dominant motion goes on, unless this level, one of the
-        # matches or standing still explains a place clearly better.
+        # best matches by windows of three sizes. At 1/4 the frame's dominant motion goes on, unless its second one, this
+        # level, one of the matches or standing still explains a place clearly better.
         with torch.no_grad():
             likeness, matches = coarse_candidates(_two(texture))
         # The map that was compared has places of 4 pixels, this level of 8.
         change, hidden = self.coarse(torch.cat([likeness, *eighths, *matches], dim=1), matches[1][:, :2] / 2)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(small.device.type, enabled=False):
             frames = _two(F.avg_pool2d(small, 2))
             half_way = torch.full((1, 1, 1, 1), 0.5, device=small.device)
             moves = [each[:, :2] for each in matches]
-            everywhere = torch.ones_like(frames[0][:, :1])
             guesses = [2 * change.float(), *moves, torch.zeros_like(moves[0])]
             guesses = [F.interpolate(each, scale_factor=2.0, mode="nearest") for each in guesses]
-            chosen = choose(frames, [dominant_motion(frames, moves, everywhere, half_way), *guesses], half_way)
-        return PairPyramid(first_BCHW, second_BCHW, halves, quarters, eighths, 8 * change, 4 * chosen, hidden)
+            dominant, second = coherent_motions((first_BCHW, second_BCHW), frames, moves, half_way)
+            chosen = choose(frames, [dominant, second, *guesses], half_way)
+        return PairPyramid(
+            first_BCHW, second_BCHW, halves, quarters, eighths, 8 * change, 4 * chosen, 4 * dominant, hidden
+        )
 
     def estimate(self, pair: PairPyramid, interp_time_B: torch.Tensor) -> Motion:
         """Motion at time t of each pair, coarse to fine."""
         time = interp_time_B[:, None, None, None]
         levels, hidden = self.estimate_quarter(pair, interp_time_B)
-        # 1. At 1/2.
+        # 1. At 1/2, where what moves over the background loses what is seen of that beside it.
         motion = 4 * _settled(pair.quarters, levels[-1].detach() / 4, time)
         motion, hidden = _twice(motion), _twice(hidden)
+        with torch.no_grad():
+            frames = pair.halves[0][:, :3], pair.halves[1][:, :3]
+            motion, unseen = behind(frames, motion / 2, _twice(pair.dominant_motion_B2HW) / 2, time)
+            motion = 2 * motion
         first, second, step, trust = self._look(pair.halves, motion / 2, time)
         constant = time.expand(-1, 1, *motion.shape[-2:])
         shown = torch.cat([first, second, self.narrow(hidden), step, trust, constant], dim=1)
@@ -223,7 +234,8 @@ class MotionEstimator(nn.Module):
                 first, second = warp(pair.first_BCHW, -time * motion), warp(pair.second_BCHW, (1 - time) * motion)
                 step, _ = gauss_newton_step(first, second, time)
             motion = motion + inside * fine[:, 2:3].sigmoid() * step
-        return Motion(motion, time * (1 - time) * fine[:, 3:], hidden, (*levels, motion))
+        unseen = F.interpolate(unseen, scale_factor=2.0, mode="nearest")
+        return Motion(motion, time * (1 - time) * fine[:, 3:], unseen, hidden, (*levels, motion))
 
     def estimate_quarter(
         self, pair: PairPyramid, interp_time_B: torch.Tensor
@@ -251,10 +263,15 @@ class MotionEstimator(nn.Module):
         return levels, hidden
 
     def view(self, pair: PairPyramid, interp_time_B: torch.Tensor) -> View:
-        """Both frames at time t. Bicubic, since a bilinear warp blurs by the fraction of a pixel."""
+        """Both frames at time t. Bicubic, since a bilinear warp blurs by the fraction of a pixel.
+
+        What one of them hides is taken from the other one.
+        """
         time, motion = interp_time_B[:, None, None, None], self.estimate(pair, interp_time_B)
         first = warp(pair.first_BCHW, -time * motion.motion_B2HW - motion.bend_B2HW, "bicubic")
         second = warp(pair.second_BCHW, (1 - time) * motion.motion_B2HW - motion.bend_B2HW, "bicubic")
+        only_first, only_second = motion.unseen_B2HW[:, 1:] > 0.5, motion.unseen_B2HW[:, :1] > 0.5
+        first, second = torch.where(only_second, second, first), torch.where(only_first, first, second)
         return View(pair, time, motion, first, second)
 
     def _look(

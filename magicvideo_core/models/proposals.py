@@ -44,7 +44,7 @@ def texture_of(frames_BCHW: torch.Tensor) -> torch.Tensor:
     Three bands, all of length 1 but for `DETAIL_SHARE`: detail against 9x9 pixels, what is left of it against 36x36, and the
     colour against 132x132.
     """
-    around = F.avg_pool2d(frames_BCHW, 9, stride=1, padding=4, count_include_pad=False)
+    around = window_mean(frames_BCHW, 9)
     detail = F.pixel_unshuffle(F.avg_pool2d(frames_BCHW - around, 2), 2)
     small = F.avg_pool2d(frames_BCHW, 4)
     return torch.cat(
@@ -145,7 +145,8 @@ def regional_motion(motion_B2HW: torch.Tensor, trust_B1HW: torch.Tensor) -> tupl
     one = torch.ones_like(places[:, :1])
     moments = torch.cat([one, places, motion_B2HW, places * places, places[:, :1] * places[:, 1:]], dim=1)
     moments = torch.cat([moments, places[:, :1] * motion_B2HW, places[:, 1:] * motion_B2HW], dim=1) * trust_B1HW
-    sums = F.avg_pool2d(moments, REGION_PX, stride=1, padding=REGION_PX // 2)
+    rows = F.avg_pool2d(moments, (1, REGION_PX), stride=1, padding=(0, REGION_PX // 2))
+    sums = F.avg_pool2d(rows, (REGION_PX, 1), stride=1, padding=(REGION_PX // 2, 0))
     mass = sums[:, :1]
     mean = sums[:, 1:] / (mass + 1e-9)
     centre, motion = mean[:, :2], mean[:, 2:4]

@@ -2,7 +2,7 @@
 
 import torch
 
-from magicvideo_core.models.dominant import dominant_motion
+from magicvideo_core.models.dominant import coherent_motions, shift_peaks
 from magicvideo_core.models.matching import warp
 from magicvideo_core.models.motion import MotionConfig, MotionEstimator
 from magicvideo_core.models.proposals import best_match, choose, coarse_candidates, texture_of
@@ -43,8 +43,32 @@ def test_the_dominant_motion_is_the_backgrounds_and_exact_enough() -> None:
         frame[:, :, 30:50, left : left + 20] = 0.9
     matches = torch.nn.functional.avg_pool2d(motion, 2)
     matches = torch.where(torch.rand(1, 1, 32, 32) < 0.35, torch.tensor([-6.0, 5.0]).view(1, 2, 1, 1), matches)
-    found = dominant_motion((first, second), [matches], torch.ones(1, 1, 64, 64), HALF_WAY)
+    large = tuple(torch.nn.functional.interpolate(each, scale_factor=4.0) for each in (first, second))
+    found, _ = coherent_motions(large, (first, second), [matches], HALF_WAY)
     assert float((found - motion).square().sum(1).sqrt().mean()) < 0.15
+
+
+def over_background(time: float) -> torch.Tensor:
+    """Noise that moves 12 pixels right and 8 down, and before it a square of other noise, 14 left: 1, 3, 128, 128."""
+    back, front = (torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    right, down, left = round(12 * time), round(8 * time), round(14 * time)
+    frame = back[:, :, 16 - down : 144 - down, 16 - right : 144 - right].clone()
+    frame[:, :, 40:88, 50 - left : 98 - left] = front[:, :, :48, :48]
+    return frame
+
+
+def test_the_spectrum_knows_the_shifts_of_what_is_behind_and_before() -> None:
+    frames = over_background(0), over_background(1)
+    peaks = shift_peaks(*frames)
+    assert sorted(each.tolist() for each in peaks) == [[[-14.0, 0.0]], [[12.0, 8.0]]]
+    # Matches that say nothing are overruled, and the two motions told apart.
+    quarters = tuple(torch.nn.functional.avg_pool2d(each, 4) for each in frames)
+    matches = torch.zeros(1, 2, 16, 16)
+    dominant, second = coherent_motions(frames, quarters, [matches], HALF_WAY)
+    torch.testing.assert_close(4 * dominant.mean((0, 2, 3)), torch.tensor([12.0, 8.0]), atol=0.3, rtol=0)
+    torch.testing.assert_close(
+        4 * second[0, :, 10:22, 10:22].mean((1, 2)), torch.tensor([-14.0, 0.0]), atol=0.5, rtol=0
+    )
 
 
 def test_the_first_candidate_stays_unless_another_explains_clearly_more() -> None:
