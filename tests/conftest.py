@@ -1,6 +1,8 @@
 """What several tests share: one S3, one Ray and one Prefect API for the whole session, and a small fake configuration."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,10 @@ set_environment()
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One core for each of the two.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    # Tests that run in the background of a shell inherit an ignored Ctrl-C, which the commands that they start would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every stage fake and tiny: 16x16 pixels, 4 keyframes, 10 frames at the end.
 FAKE = (

@@ -128,7 +128,7 @@ def test_two_drivers_ctrl_c_status_and_the_same_command_again(
         assert f"Run {storage.uri} is being worked on by pid {first.pid} on " in refusal
         # 3. Ctrl-C; what it did is there, and says how to go on.
         first.send_signal(signal.SIGINT)
-        stdout, stderr = first.communicate(timeout=240)
+        stdout, stderr = first.communicate(timeout=120)
     finally:
         first.kill()
         hold_file.unlink()
