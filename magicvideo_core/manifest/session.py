@@ -174,8 +174,11 @@ def wait_until_free(storage: Storage) -> int:
         record = SessionRecord.from_bytes(data)
         if record is not None and (record.ended_at is not None or _is_dead(record)):
             return number
-        if data != first:
+        if data != first and record is not None:
             raise _taken(storage, record)
+        if data != first:
+            # Seen while it is being written: the next look says whose it is.
+            first, started_s = data, time.monotonic()
         silent_s = time.monotonic() - started_s
         if silent_s > TAKEOVER_AFTER_S:
             # Nobody may have taken it in the meantime either: the next number is created conditionally.

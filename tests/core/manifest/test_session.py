@@ -137,3 +137,16 @@ def test_a_torn_session_counts_as_silent(storage: Storage) -> None:
     assert session.number == 2
     session.close()
     assert json.loads(storage.read(session_key(2)))["ended_at"]
+
+
+def test_a_session_seen_while_it_is_written_still_says_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(tmp_path / "run")
+    open_silent(storage, here=True)
+    record = storage.read(session_key(1))
+    # Another driver's heartbeat, of which the second look sees half.
+    looks = iter([record, record[: len(record) // 2]])
+    monkeypatch.setattr(session_module, "_read_bytes", lambda *_: next(looks, record))
+    with pytest.raises(RunError, match=r"being worked on by pid \d+ on "):
+        wait_until_free(storage)
