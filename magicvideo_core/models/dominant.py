@@ -11,7 +11,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from magicvideo_core.models.matching import gradients, mostly_textured, warp, window_mean
+from magicvideo_core.models.matching import (
+    Sides,
+    brought_together,
+    gradients_between,
+    mostly_textured,
+    window_mean,
+)
 
 # Reweightings of the fit to the matches, the first half of them towards the median; then steps on the frames.
 FITS, STEPS = 8, 3
@@ -24,8 +30,6 @@ SPECTRAL_NOISE = 1e-2
 # A motion is judged at 1/2: a place whose frames differ by so much (0..1) along it is half explained. A shift replaces the
 # fit to the matches where it leaves so much less of the frame unexplained (a part).
 JUDGED_TOLERANCE, SHIFT_BETTER_BY = 0.02, 0.95
-
-Sides = tuple[torch.Tensor, torch.Tensor]
 
 
 def coherent_motions(
@@ -97,7 +101,7 @@ def _field(parameters_B23: torch.Tensor, height: int, width: int) -> torch.Tenso
 def _apart(frames: Sides, parameters_B23: torch.Tensor, time_B111: torch.Tensor) -> torch.Tensor:
     """How far apart both frames are along the motion, mean of the colours: B1HW."""
     motion = _field(parameters_B23, *frames[0].shape[-2:])
-    first, second = warp(frames[0], -time_B111 * motion), warp(frames[1], (1 - time_B111) * motion)
+    first, second = brought_together(frames, motion, time_B111)
     return (second - first).abs().mean(1, keepdim=True)
 
 
@@ -115,9 +119,9 @@ def _refined(
     basis_3N = _basis(height, width, weight_B1HW)
     for _ in range(STEPS):
         motion = (parameters_B23 @ basis_3N).unflatten(2, (height, width))
-        first, second = warp(frames[0], -time_B111 * motion), warp(frames[1], (1 - time_B111) * motion)
+        first, second = brought_together(frames, motion, time_B111)
         residual = second - first
-        gx, gy = (torch.lerp(b, a, time_B111) for a, b in zip(gradients(first), gradients(second), strict=True))
+        gx, gy = gradients_between(first, second, time_B111)
         apart = residual.abs().mean(1, keepdim=True)
         weight = weight_B1HW / (1 + (apart / COLOUR_TOLERANCE).square())
         slopes_B2CN = torch.stack([gx, gy], dim=1).flatten(3)

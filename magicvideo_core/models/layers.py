@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from magicvideo_core.models.matching import mostly_textured, warp, window_mean
-from magicvideo_core.models.proposals import Sides, stays_inside
+from magicvideo_core.models.matching import Sides, both_ways, mostly_textured, warp, window_mean
+from magicvideo_core.models.proposals import stay_inside
 
 # Motions further apart than so many places are two.
 APART_PLACES = 0.5
@@ -35,8 +35,8 @@ def behind(
     Channels of the result's second part: 1 where the first frame alone, and where the second frame alone hides the place.
     Where most of the frame is flat, nothing is changed: it does not tell how it moves.
     """
-    ways, motion_ways = _ways(dominant_B2HW, time_B111), _ways(motion_B2HW, time_B111)
-    inside = stays_inside(ways[0], 1) * stays_inside(ways[1], 1) > 0
+    ways, motion_ways = both_ways(dominant_B2HW, time_B111), both_ways(motion_B2HW, time_B111)
+    inside = stay_inside(ways, 1) > 0
     apart, apart_dominant = _apart(frames, motion_ways), _apart(frames, ways)
     textured = mostly_textured(frames[0])
     differs = (motion_B2HW - dominant_B2HW).square().sum(1, keepdim=True) > APART_PLACES**2
@@ -52,11 +52,6 @@ def behind(
     seen_behind = beside | ~differs
     alone = torch.cat([seen_behind & hidden[0] & ~hidden[1], seen_behind & hidden[1] & ~hidden[0]], dim=1)
     return torch.where(beside, dominant_B2HW, motion_B2HW), alone.float()
-
-
-def _ways(motion_B2HW: torch.Tensor, time_B111: torch.Tensor) -> Sides:
-    """Where what is seen at time t is in the first and in the second frame."""
-    return -time_B111 * motion_B2HW, (1 - time_B111) * motion_B2HW
 
 
 def _clearly_less(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

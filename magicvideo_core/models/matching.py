@@ -18,6 +18,9 @@ DAMPING = 2e-4
 # A place varies where the variance over a window of so many places is above this (of squares of 0..1).
 TEXTURE_PX, TEXTURE_VARIANCE = 7, 1e-4
 
+# What there is of both frames: the first one's, then the second one's.
+Sides = tuple[torch.Tensor, torch.Tensor]
+
 
 def warp(image_BCHW: torch.Tensor, flow_B2HW: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
     """The image seen through a flow in its own pixels, clamped at the border: out(x) = image(x + flow(x))."""
@@ -28,6 +31,17 @@ def warp(image_BCHW: torch.Tensor, flow_B2HW: torch.Tensor, mode: str = "bilinea
     y = (2 * (flow_B2HW[:, 1] + ys[:, None]) + 1) / height - 1
     positions = torch.stack([x, y], dim=-1)
     return F.grid_sample(image_BCHW.float(), positions, mode=mode, padding_mode="border", align_corners=False)
+
+
+def both_ways(motion_B2HW: torch.Tensor, time_B111: torch.Tensor) -> Sides:
+    """Where what is seen at time t is in the first and in the second frame, as flows."""
+    return -time_B111 * motion_B2HW, (1 - time_B111) * motion_B2HW
+
+
+def brought_together(sides: Sides, motion_B2HW: torch.Tensor, time_B111: torch.Tensor) -> Sides:
+    """Both sides as they look at time t along the motion."""
+    to_first, to_second = both_ways(motion_B2HW, time_B111)
+    return warp(sides[0], to_first), warp(sides[1], to_second)
 
 
 def local_correlation(first_BCHW: torch.Tensor, second_BCHW: torch.Tensor, radius: int) -> torch.Tensor:
@@ -89,6 +103,17 @@ def gradients(image_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return dx, 0.5 * (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1])
 
 
+def gradients_between(
+    first_BCHW: torch.Tensor, second_BCHW: torch.Tensor, time_B111: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients along x and along y of two frames brought to time t, between those of one and the other."""
+    gx, gy = (
+        torch.lerp(of_second, of_first, time_B111)
+        for of_first, of_second in zip(gradients(first_BCHW), gradients(second_BCHW), strict=True)
+    )
+    return gx, gy
+
+
 def gauss_newton_step(
     first_BCHW: torch.Tensor, second_BCHW: torch.Tensor, time_B111: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,10 +123,7 @@ def gauss_newton_step(
     weaker direction that exceeds the damping, and the frames' disagreement.
     """
     residual = second_BCHW - first_BCHW
-    gx, gy = (
-        torch.lerp(of_second, of_first, time_B111)
-        for of_first, of_second in zip(gradients(first_BCHW), gradients(second_BCHW), strict=True)
-    )
+    gx, gy = gradients_between(first_BCHW, second_BCHW, time_B111)
     products = torch.stack(
         [(gx * gx).sum(1), (gx * gy).sum(1), (gy * gy).sum(1), (gx * residual).sum(1), (gy * residual).sum(1)], dim=1
     )

@@ -17,17 +17,24 @@ from torch import nn
 
 from magicvideo_core.models.dominant import coherent_motions
 from magicvideo_core.models.layers import behind
-from magicvideo_core.models.matching import gauss_newton_step, local_correlation, warp, window_mean
+from magicvideo_core.models.matching import (
+    Sides,
+    both_ways,
+    brought_together,
+    gauss_newton_step,
+    local_correlation,
+    warp,
+    window_mean,
+)
 from magicvideo_core.models.proposals import (
     CANDIDATE_WINDOWS,
     TEXTURE_CHANNELS,
     WIDE_RADIUS,
-    Sides,
     best_match,
     choose,
     coarse_candidates,
     settled,
-    stays_inside,
+    stay_inside,
     texture_of,
 )
 from magicvideo_core.models.pyramid import FeaturePyramid, ResidualBlock
@@ -122,10 +129,10 @@ class View:
         apart = (self.second_BCHW - self.first_BCHW).abs().mean(1, keepdim=True)
         return F.pixel_unshuffle(torch.cat([self.first_BCHW, self.second_BCHW, apart], dim=1), 2)
 
-    def features(self, sides: tuple[torch.Tensor, torch.Tensor], scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(self, sides: Sides, scale: int) -> Sides:
         """Features of both frames at 1/scale, brought to time t."""
         motion = F.avg_pool2d(self.motion.motion_B2HW, scale) / scale
-        return warp(sides[0], -self.time_B111 * motion), warp(sides[1], (1 - self.time_B111) * motion)
+        return brought_together(sides, motion, self.time_B111)
 
 
 def _start_at_proposal(head: nn.Conv2d, first: int, stop: int | None = None) -> None:
@@ -222,7 +229,7 @@ class MotionEstimator(nn.Module):
         shown = torch.cat([first, second, self.narrow(hidden), step, trust, constant], dim=1)
         hidden = self.fine_block(self.fine_in(shown))
         raw = self.fine_out(F.leaky_relu(hidden, 0.1)).float()
-        inside = stays_inside(-time * motion / 2, 2) * stays_inside((1 - time) * motion / 2, 2)
+        inside = stay_inside(both_ways(motion / 2, time), 2)
         motion = motion + 2 * inside * (raw[:, :2] + raw[:, 2:].sigmoid() * step)
         levels.append(motion)
         # 2. At full resolution: what half resolution says of each of its four pixels, and steps on the frames.
@@ -231,7 +238,7 @@ class MotionEstimator(nn.Module):
         motion = _twice(motion) + inside * fine[:, :2]
         for _ in range(FINE_STEPS):
             with torch.no_grad():
-                first, second = warp(pair.first_BCHW, -time * motion), warp(pair.second_BCHW, (1 - time) * motion)
+                first, second = brought_together((pair.first_BCHW, pair.second_BCHW), motion, time)
                 step, _ = gauss_newton_step(first, second, time)
             motion = motion + inside * fine[:, 2:3].sigmoid() * step
         unseen = F.interpolate(unseen, scale_factor=2.0, mode="nearest")
@@ -268,18 +275,18 @@ class MotionEstimator(nn.Module):
         What one of them hides is taken from the other one.
         """
         time, motion = interp_time_B[:, None, None, None], self.estimate(pair, interp_time_B)
-        first = warp(pair.first_BCHW, -time * motion.motion_B2HW - motion.bend_B2HW, "bicubic")
-        second = warp(pair.second_BCHW, (1 - time) * motion.motion_B2HW - motion.bend_B2HW, "bicubic")
+        to_first, to_second = both_ways(motion.motion_B2HW, time)
+        first = warp(pair.first_BCHW, to_first - motion.bend_B2HW, "bicubic")
+        second = warp(pair.second_BCHW, to_second - motion.bend_B2HW, "bicubic")
         only_first, only_second = motion.unseen_B2HW[:, 1:] > 0.5, motion.unseen_B2HW[:, :1] > 0.5
         first, second = torch.where(only_second, second, first), torch.where(only_first, first, second)
         return View(pair, time, motion, first, second)
 
     def _look(
-        self, sides: tuple[torch.Tensor, torch.Tensor], motion_B2HW: torch.Tensor, time_B111: torch.Tensor
+        self, sides: Sides, motion_B2HW: torch.Tensor, time_B111: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Both sides at time t without their small frames, and the Gauss-Newton step of these."""
-        first = warp(sides[0], -time_B111 * motion_B2HW)
-        second = warp(sides[1], (1 - time_B111) * motion_B2HW)
+        first, second = brought_together(sides, motion_B2HW, time_B111)
         with torch.no_grad():
             step, trust = gauss_newton_step(first[:, :3], second[:, :3], time_B111)
         return first[:, 3:], second[:, 3:], step, trust

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from magicvideo_core.models.matching import local_correlation, warp, window_mean
+from magicvideo_core.models.matching import Sides, both_ways, local_correlation, warp, window_mean
 
 # Coarse matching: places of the 1/4 grid up to this far apart are compared, so motion of up to 32 pixels is found.
 WIDE_RADIUS = 8
@@ -34,8 +34,6 @@ BORDER_PX = 3
 # Regional motion: the window's side in places, and what is added to the variance of the places.
 REGION_PX = 31
 REGION_DAMPING = 9.0
-
-Sides = tuple[torch.Tensor, torch.Tensor]
 
 
 def texture_of(frames_BCHW: torch.Tensor) -> torch.Tensor:
@@ -118,14 +116,17 @@ def settled(frames: Sides, motion_B2HW: torch.Tensor, time_B111: torch.Tensor) -
 
 def explained(frames: Sides, motion_B2HW: torch.Tensor, time_B111: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """How far apart both frames are along the motion, mean of 5x5 places, and whether it stays inside both: B1HW each."""
-    flows = -time_B111 * motion_B2HW, (1 - time_B111) * motion_B2HW
+    flows = both_ways(motion_B2HW, time_B111)
     apart = (warp(frames[0], flows[0]) - warp(frames[1], flows[1])).abs().mean(1, keepdim=True)
-    inside = stays_inside(flows[0], BORDER_PX) * stays_inside(flows[1], BORDER_PX)
-    return window_mean(apart, 5), inside
+    return window_mean(apart, 5), stay_inside(flows, BORDER_PX)
 
 
-def stays_inside(flow_B2HW: torch.Tensor, margin_px: float) -> torch.Tensor:
-    """1 where the flow leads to a place at least so far within the frame, else 0: B1HW."""
+def stay_inside(flows: Sides, margin_px: float) -> torch.Tensor:
+    """1 where both flows lead to places at least so far within their frames, else 0: B1HW."""
+    return _stays_inside(flows[0], margin_px) * _stays_inside(flows[1], margin_px)
+
+
+def _stays_inside(flow_B2HW: torch.Tensor, margin_px: float) -> torch.Tensor:
     height, width = flow_B2HW.shape[-2:]
     x = flow_B2HW[:, :1] + torch.arange(width, device=flow_B2HW.device) + 0.5
     y = flow_B2HW[:, 1:] + torch.arange(height, device=flow_B2HW.device)[:, None] + 0.5
