@@ -8,7 +8,6 @@ import contextlib
 import os
 import secrets
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,6 @@ from tasks.pools.tenancy import Tenancy, WarmTerms
 
 # The second part of a name, where warm actors have their stage.
 PLACES = "places"
-_LOOK_S = 1.0
 _OUTLIVES_ACTORS_S = 15.0
 _ANSWER_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 60.0
@@ -68,8 +66,7 @@ class PlacesProcess:
                 remove_placement_group(group)
 
     def _end_in_time(self) -> None:
-        while not self._tenancy.end_if_over():
-            time.sleep(_LOOK_S)
+        self._tenancy.wait_until_over()
         self._give_back()
         os._exit(0)
 

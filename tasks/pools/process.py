@@ -16,7 +16,6 @@ from tasks.pools.tenancy import Tenancy, WarmTerms, code_version
 # The threads of an actor: one that computes and, beside it, those that read ahead, store the batch before, and answer.
 # None is Ray's main thread: what runs there keeps all others from starting.
 THREADS = {"device": 1, "io": 4}
-_TENANCY_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,7 @@ class StageProcess:
         }
 
     def _end_in_time(self) -> None:
-        while not self._tenancy.end_if_over():
-            time.sleep(_TENANCY_LOOK_S)
+        self._tenancy.wait_until_over()
         event("actor ends", **self._fields, idle_s=round(self._tenancy.idle_s()))
         with contextlib.suppress(Exception):
             self._actor.close()

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGES = ("magicvideo_core", "tasks")
+# How often what waits warm asks itself whether it has waited for long enough.
+_LOOK_EVERY_S = 1.0
 _LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "av")
 
 
@@ -90,6 +92,11 @@ class Tenancy:
         with self._lock:
             self._ended = self._ended or self._is_over()
             return self._ended
+
+    def wait_until_over(self) -> None:
+        """Wait until `end_if_over`."""
+        while not self.end_if_over():
+            time.sleep(_LOOK_EVERY_S)
 
     @contextmanager
     def at_work_for(self, owner: str) -> Iterator[bool]:
