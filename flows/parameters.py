@@ -13,6 +13,8 @@ def _says(text: str) -> Any:
 
 
 _Text = Annotated[str, Field(min_length=1)]
+# What the names of a folder's runs or datasets begin with.
+_SeriesName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")]
 # What an unset variable of the environment gives in a deployment file.
 _NothingIsNone = BeforeValidator(lambda value: value or None)
 
@@ -25,8 +27,7 @@ RunId = Annotated[
     Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")] | None, _says("That of an interrupted run continues it.")
 ]
 Series = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$"),
+    _SeriesName,
     _says("Begins every run's id. A new name makes every prompt file anew, for example with other settings."),
 ]
 Reuse = Annotated[_Text | None, _says("A run whose finished stages of the same recipe are taken over.")]
@@ -75,7 +76,7 @@ TrainOptions = Annotated[dict[str, Any] | None, _says("Further options of the tr
 
 # 6. Datasets
 Datasets = Annotated[_Text, _says("Where datasets lie: a folder or any fsspec URL.")]
-DatasetSeries = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$"), _says("Begins the dataset's name.")]
+DatasetSeries = Annotated[_SeriesName, _says("Begins the dataset's name.")]
 Runs = Annotated[list[_Text], _says("Only these runs (URIs); all below the output by default.")]
 Finished = Annotated[bool, _says("Leave out runs of which something is left to do.")]
 DatasetFormat = Annotated[Literal["webdataset", "huggingface"], _says("Tar shards, or a folder with metadata.parquet.")]
