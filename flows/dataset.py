@@ -24,7 +24,7 @@ from flows.parameters import (
 )
 from magicvideo_core.dataset.request import export_request
 from tasks.dataset import export_by_content
-from tasks.inbox import find_finished_runs
+from tasks.inbox import RunsToExport, find_finished_runs
 
 
 @flow(name="dataset", flow_run_name="dataset-{series}", persist_result=False)
@@ -47,13 +47,15 @@ def dataset(
     """Export `runs`, or every one below `output`, to `datasets`/`series`-HASH, where the hash is over what the dataset holds.
 
     The same clips by the same choice give the same place, where an interrupted export goes on and a whole one stays as
-    it is: a schedule writes nothing as long as there is nothing new. As `magicvideo export` does otherwise.
+    it is: a schedule writes nothing as long as there is nothing new. A run whose record cannot be read is left out, and
+    named in the state's message. As `magicvideo export` does otherwise.
     """
-    found = list(runs) or find_finished_runs(output, finished)
-    if not found:
-        return Completed(message=f"no run below {output} is finished: nothing to do")
+    found = RunsToExport(list(runs), []) if runs else find_finished_runs(output, finished)
+    left_out = "".join(f"; left out: {problem}" for problem in found.problems)
+    if not found.uris:
+        return Completed(message=f"no run below {output} is finished: nothing to do{left_out}")
     request = export_request(
-        runs=tuple(found),
+        runs=tuple(found.uris),
         format=format,
         include=tuple(include),
         where=tuple(where),
@@ -65,4 +67,5 @@ def dataset(
         license=license,
     )
     summary = export_by_content(request, datasets, series)
-    return Completed(message=f"{summary['num_samples']} samples of {len(found)} runs: {summary['to']}", data=summary)
+    message = f"{summary['num_samples']} samples of {len(found.uris)} runs: {summary['to']}{left_out}"
+    return Completed(message=message, data=summary)

@@ -42,6 +42,14 @@ class RunToRetry:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
+class RunsToExport:
+    """The runs that a dataset is made of; `problems` says of others why nothing can be known of them."""
+
+    uris: list[str]
+    problems: list[str]
+
+
 @task(name="find_prompt_files", cache_policy=NO_CACHE, persist_result=False, **RETRY_TRANSIENT)
 def find_prompt_files(inbox: str, output: str, series: str) -> list[InboxFile]:
     """Return the prompt files of `inbox`, by name, one per content, and whether their runs are finished."""
@@ -71,14 +79,18 @@ def find_runs_to_retry(output: str, unfinished: bool, quarantined: bool, max_att
 
 
 @task(name="find_finished_runs", cache_policy=NO_CACHE, persist_result=False, **RETRY_TRANSIENT)
-def find_finished_runs(output: str, finished: bool) -> list[str]:
+def find_finished_runs(output: str, finished: bool) -> RunsToExport:
     """Return the runs below `output`, by name, that have clips in their last stage; with `finished` only whole ones."""
-    found = []
+    found = RunsToExport([], [])
     for uri in _runs_below(output):
-        status = run_status(Storage(uri))
+        try:
+            status = run_status(Storage(uri))
+        except InputError as error:
+            found.problems.append(redact(str(error)))
+            continue
         last = list(status["stages"].values())[-1]
         if last["succeeded"] and (status["finished"] or not finished):
-            found.append(uri)
+            found.uris.append(uri)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The flow `export`, as a deployment runs it: the same dataset as the command's, parameters checked, wrong ones refused."""
+"""The flows `export` and `dataset`: the same as the command's, parameters checked, wrong ones refused, torn runs left out."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 from core.dataset.small_runs import write_run
 
 from flows.cli import run_command
+from flows.dataset import dataset
 from flows.export import export
 from magicvideo_core.errors import ConfigError
 from magicvideo_core.prompts import clip_of_prompt
@@ -25,3 +26,16 @@ def test_the_flow_gives_what_the_command_gives(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no column 'sed'"):
         export([run.uri], str(tmp_path / "other"), where=["sed < 4"], measurements=False)
     assert {"format", "where", "splits", "license"} <= set(export.parameters.properties)
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_run_whose_record_is_torn_is_left_out_and_named(tmp_path: Path) -> None:
+    clips = [clip_of_prompt(f"p{number}", number) for number in range(4)]
+    runs = Storage(tmp_path / "runs")
+    for name, own in (("one", clips[:2]), ("two", clips[2:]), ("torn", clips)):
+        write_run(Storage(runs.join(name)), own)
+    runs.write("torn/run.json", runs.read("torn/run.json")[:100])
+    state = dataset(runs.uri, str(tmp_path / "datasets"), finished=False, measurements=False, return_state=True)
+    assert state.is_completed() and state.message is not None
+    assert state.message.startswith("4 samples of 2 runs: ")
+    assert f"; left out: The run record {runs.join('torn', 'run.json')} is torn" in state.message
