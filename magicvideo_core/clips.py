@@ -11,6 +11,7 @@ from typing import Any, cast, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from magicvideo_core.ids import canonical_json, set_hash
 
@@ -53,6 +54,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
 CLIP_SCHEMA = pa.schema(_COLUMNS)
 # Rows that are Python objects at a time, while a table is built or gone through.
 _CHUNK = 8192
+_ID_WIDTH = 16
 
 
 class ClipTable(Sequence[Clip]):
@@ -61,6 +63,7 @@ class ClipTable(Sequence[Clip]):
     def __init__(self, columns: pa.Table) -> None:
         fits = columns.schema.equals(CLIP_SCHEMA)
         self.columns = columns if fits else columns.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
+        self._hash: str | None = None
 
     @classmethod
     def of(cls, clips: Iterable[Clip]) -> ClipTable:
@@ -111,8 +114,16 @@ class ClipTable(Sequence[Clip]):
 
     def id_array(self) -> npt.NDArray[np.bytes_]:
         """Return the clip ids in order as fixed-width bytes: 16 a clip."""
-        parts = [np.array(batch["clip_id"].to_pylist(), "S") for batch in self._batches("clip_id")]
-        return np.concatenate(parts) if parts else np.empty(0, "S16")
+        ids = self.columns["clip_id"]
+        width = pc.max(pc.binary_length(ids)).as_py() or _ID_WIDTH
+        dtype = np.dtype(f"S{width}")
+        try:
+            fixed = [chunk.cast(pa.binary()).cast(pa.binary(width)) for chunk in ids.chunks]
+        # Ids of several lengths, which no prompt file gives.
+        except pa.ArrowInvalid:
+            return np.array([each.encode() for each in self.ids()], dtype)
+        views = [np.frombuffer(cast(Any, part.buffers()[1]), dtype)[part.offset :][: len(part)] for part in fixed]
+        return np.concatenate(views) if views else np.empty(0, dtype)
 
     def distinct(self, name: str) -> Iterator[str]:
         """Give the values of a column once each, in order of appearance, without the absent ones."""
@@ -126,11 +137,11 @@ class ClipTable(Sequence[Clip]):
 
     def hash(self) -> str:
         """Return 16 hex digits over the set of clip ids, whatever their order."""
-        ordered = np.sort(self.id_array())
-        return set_hash(each.decode() for start in range(0, len(ordered), _CHUNK) for each in ordered[start:][:_CHUNK])
-
-    def _batches(self, *names: str) -> list[pa.RecordBatch]:
-        return list(self.columns.select(list(names)).to_batches(max_chunksize=_CHUNK))
+        if self._hash is None:
+            ordered = np.sort(self.id_array())
+            chunks = (ordered[start : start + _CHUNK].tolist() for start in range(0, len(ordered), _CHUNK))
+            self._hash = set_hash(each.decode() for chunk in chunks for each in chunk)
+        return self._hash
 
 
 class ClipTableBuilder:

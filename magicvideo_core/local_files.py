@@ -16,6 +16,12 @@ TEMPORARY_PREFIX = ".part-"
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 
 
+def read_file(path: str) -> bytes:
+    """Return the bytes of a file. Raises FileNotFoundError."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Put the bytes in place at once; folders are made, a file of the name is replaced."""
     part = _write_part(path, data)

@@ -21,7 +21,7 @@ from magicvideo_core.filesystems import (
     put,
     strip_protocol,
 )
-from magicvideo_core.local_files import TEMPORARY_PREFIX, copy_file, create_file, walk_sizes, write_file
+from magicvideo_core.local_files import TEMPORARY_PREFIX, copy_file, create_file, read_file, walk_sizes, write_file
 from magicvideo_core.patience import PATIENCE_S, PERMANENT, is_conflict, with_retries
 from magicvideo_core.redact import redact
 
@@ -128,7 +128,7 @@ class Storage:
         """Return an object's bytes. Raises FileNotFoundError."""
         uri = self.join(key)
         if self._local:
-            return self._try(f"read {uri}", Path(uri).read_bytes)
+            return self._try(f"read {uri}", lambda: read_file(uri))
         data: bytes = self._try(f"read {uri}", lambda: filesystem(uri).cat_file(uri))
         return data
 

@@ -84,7 +84,8 @@ class Tally:
             total.size_bytes += group["size_bytes_sum"] or 0
         # What was taken over keeps the times of the run that made it.
         is_computed = pc.and_(pc.invert(is_reused), pc.invert(has_status(rows, "skipped")))
-        timed = rows.filter(pc.and_(is_computed, pc.is_valid(rows["started_at"])))
+        is_timed = pc.and_(is_computed, pc.is_valid(rows["started_at"]))
+        timed = rows.select(["started_at", "duration_s"]).filter(is_timed)
         if timed.num_rows:
             self._add_times(timed)
 

@@ -6,6 +6,7 @@ import pytest
 
 from magicvideo_core.clips import Clip, ClipTable, Shards
 from magicvideo_core.concurrent_io import map_concurrently
+from magicvideo_core.ids import short_hash
 
 CLIPS = [Clip(f"{number:016x}", f"prompt {number}", "", number, extra={"n": [number]}) for number in range(10)]
 
@@ -18,6 +19,13 @@ def test_a_table_is_a_sequence_of_its_clips() -> None:
     assert ClipTable.of([]).hash() == ClipTable.concat([]).hash()
     assert table[:6].num_lacking(table) == 4 and table.num_lacking(table[:6]) == 0
     assert list(ClipTable.of([*CLIPS, *CLIPS]).distinct("prompt")) == [clip.prompt for clip in CLIPS]
+
+
+@pytest.mark.parametrize("ids", [[f"{7 * number:016x}" for number in range(9000, 0, -1)], ["b", "ab", 'c"é'], []])
+def test_a_table_is_hashed_as_the_list_of_its_sorted_ids(ids: list[str]) -> None:
+    table = ClipTable.of(Clip(each, "") for each in ids)
+    for part, own in ((table, ids), (table[1:], ids[1:])):
+        assert part.hash() == short_hash(sorted(own))
 
 
 def test_shards_are_slices_and_can_be_put_together_again() -> None:
