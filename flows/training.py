@@ -15,7 +15,7 @@ from magicvideo_core.errors import InputError
 @click.command(cls=Command, epilog="magicvideo train i2v --base family --output family-i2v --steps 4000")
 @click.argument("module", type=click.Choice(["vae", "t2i", "i2v", "v2v", "vfi"]))
 @click.option("--output", required=True, metavar="DIR", help="Weights, checkpoint and log; training continues from it.")
-@click.option("--base", metavar="DIR", help="The family so far: vae/ for t2i, t2i/ (i2v/, v2v/) for the video modules.")
+@click.option("--base", metavar="DIR", help="The family so far: vae/ for t2i, t2i/ (and i2v/, v2v/) for the others.")
 @click.option("--data", metavar="URI", multiple=True, help="Parquet manifest, glob or folder of own media; repeatable.")
 @click.option("--chain", is_flag=True, help="Train every module after MODULE too, each into its own folder.")
 @click.option(

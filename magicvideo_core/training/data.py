@@ -25,9 +25,7 @@ from magicvideo_core.moving_shapes.world import MOVES, SceneSpec, sample_scene
 NUM_KEYFRAMES = 16
 # How often the caption is left out, so that a network also learns what guidance compares with.
 CAPTION_DROPOUT = 0.1
-# How many stills and clips show two objects: which words belong to which object is learnt from stills.
-TWO_OBJECT_STILLS = 0.65
-TWO_OBJECT_CLIPS = 0.4
+TWO_OBJECT_SHARE = 0.3
 FIRST_FRAME_SHARE = 0.9
 # How many of the clips with an easy motion are drawn again: spinning takes longest to learn, then the four directions.
 EASY_MOTIONS = {"standing still": 0.85, "growing": 0.8, "shrinking": 0.8, **dict.fromkeys(MOVES, 0.75)}
@@ -108,7 +106,7 @@ class MovingShapes:
     def stills(self, count: int, rng: random.Random) -> RenderedBatch:
         scenes, times, captions = [], [], []
         for _ in range(count):
-            scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_CLIPS else 1)
+            scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1)
             # Motion words go with the first frame, where the reference image of that clip would be.
             first_frame = rng.random() < FIRST_FRAME_SHARE
             scenes.append(scene)
@@ -125,6 +123,6 @@ class MovingShapes:
 def _moving_scene(rng: random.Random) -> SceneSpec:
     """A scene to animate: one object or two, the motions that are easy to learn less often."""
     while True:
-        scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_CLIPS else 1)
+        scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1)
         if rng.random() >= min(EASY_MOTIONS.get(each.motion, 0.0) for each in scene.objects):
             return scene

@@ -51,9 +51,23 @@ DEFAULTS = {
     ),
 }
 
+# Of a decoder that is trained on below a family's encoder: `train vae` with a base.
+DECODER = ModuleTraining(
+    TrainingSettings(
+        steps=4000,
+        warmup_steps=50,
+        decay_fraction=0.6,
+        weight_decay=0.0,
+        optimizer="muon",
+        muon_min_side=32,
+        checkpoint_every=200,
+    ),
+    {"image64": 24, "image128": 6},
+)
+
 # What a module does not take; saying nothing would train something else than was asked for.
 _NOT_TAKEN = {
-    "vae": {"base", "mixture", "frames_per_clip", "train_spatial", "caption_dropout", "reference_dropout"},
+    "vae": {"mixture", "frames_per_clip", "train_spatial", "caption_dropout", "reference_dropout"},
     "t2i": {"frames_per_clip", "train_spatial", "reference_dropout"},
     "i2v": set[str](),
     "v2v": set[str](),
@@ -98,7 +112,8 @@ def train(
     Args:
         module: one of `MODULES`.
         base: the folder of the family so far (vae/ for t2i; t2i/ and, to go on with them, i2v/ and v2v/ for the video
-            modules), in the layout that the modules before wrote.
+            modules), in the layout that the modules before wrote. For vae a family whose decoder is to be trained on: its
+            encoder, and so all that was trained on its latents, stays.
         mixture: shares of the kinds of batches (image64, image128, i2v, v2v); the module's own where None.
         frames_per_clip: of the 16 keyframes, how many each clip shows a video module; its own numbers where None.
         train_spatial: whether a video module also trains the shared spatial layers and the text encoder.
@@ -120,7 +135,7 @@ def train(
         from magicvideo_core.training.vfi import train_vfi
 
         return train_vfi(output, **changes)
-    defaults = DEFAULTS[module]
+    defaults = _usual(module, base)
     settings = replace(defaults.settings, **changes)
     if train_spatial is not None:
         defaults = replace(defaults, train_spatial=train_spatial)
@@ -142,7 +157,8 @@ def prepare_training(module: str, output: Path, options: Mapping[str, Any]) -> N
     check_base(module, options.get("base"))
     if module not in DEFAULTS:
         return
-    defaults, parts = DEFAULTS[module], options.get("parts") or DEFAULTS[module].settings.parts
+    defaults = _usual(module, options.get("base"))
+    parts = options.get("parts") or defaults.settings.parts
     for kind, size in defaults.batch_sizes.items():
         if size % parts:
             raise ConfigError(f"A batch of {size} ({kind}) cannot come in {parts} equal parts: choose other --parts.")
@@ -153,8 +169,14 @@ def prepare_training(module: str, output: Path, options: Mapping[str, Any]) -> N
         prepare(options["data"], output / "data", needs_videos=bool(kinds & {"i2v", "v2v"}))
 
 
+def _usual(module: str, base: Path | None) -> ModuleTraining:
+    return DECODER if module == "vae" and base is not None else DEFAULTS[module]
+
+
 def check_base(module: str, base: Path | None) -> None:
     """Raise ConfigError where a module's base lacks what it starts from."""
+    if module == "vae" and base is not None and not (base / "t2i" / "vae").is_dir():
+        raise ConfigError("Training vae with --base needs a folder that holds t2i/vae/, the autoencoder to go on from.")
     needed = {"t2i": "vae", "i2v": "t2i", "v2v": "i2v"}.get(module)
     if needed is not None and (base is None or not (base / needed).is_dir()):
         raise ConfigError(f"Training {module} needs --base, a folder that holds {needed}/: train that module first.")
@@ -190,9 +212,12 @@ def _recipe(
     reference_dropout: float | None,
 ) -> Recipe:
     if module == "vae":
-        from magicvideo_core.training.vae import VaeRecipe
+        from magicvideo_core.training.vae import DecoderRecipe, VaeRecipe
 
-        return VaeRecipe(batch_size=training.batch_sizes["image64"], data=data)
+        count = training.batch_sizes["image64"]
+        return (
+            VaeRecipe(batch_size=count, data=data) if base is None else DecoderRecipe(base, batch_size=count, data=data)
+        )
     assert base is not None
     if module == "t2i":
         from magicvideo_core.training.t2i import TextToImageRecipe

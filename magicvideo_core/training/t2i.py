@@ -80,8 +80,8 @@ class TextToImageRecipe:
         stills = self.data.stills(count, rng)
         shown = stills.show([0], pixels)
         latents = encode(self.vae, shown.frames_NCHW, chunk_size=count)
-        weights = latent_weights(shown.masks_NHW)
         refines = pixels > LAYOUT_PIXELS
+        weights = latent_weights(shown, textures=refines)
         timesteps = (
             sample_timesteps(count, generator, mean=0.3, high=REFINE_MAX_TIMESTEP)
             if refines

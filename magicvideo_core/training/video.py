@@ -159,7 +159,7 @@ class VideoRecipe:
         shown = clips.show(chosen, pixels)
         folded = encode(self.images.vae, shown.frames_NCHW)
         latents = _unfold(folded, count)
-        weights = _unfold(latent_weights(shown.masks_NHW), count)
+        weights = _unfold(latent_weights(shown, textures=kind == "v2v"), count)
         noise = torch.randn(latents.shape, generator=generator)
         reference = shown.frames_NCHW[:: len(chosen)]
         if kind == "i2v":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderDC
 from safetensors.torch import load_file
 
 from magicvideo_core.config import load_config
@@ -16,7 +17,7 @@ from magicvideo_core.training import package
 from magicvideo_core.training.loop import TrainingSettings, run_training
 from magicvideo_core.training.modules import parse_mixture, train
 from magicvideo_core.training.t2i import TextToImageRecipe
-from magicvideo_core.training.vae import VaeRecipe
+from magicvideo_core.training.vae import VaeRecipe, with_deeper_decoder
 from magicvideo_core.training.video import Mixture, VideoRecipe, _chosen_frames
 
 SETTINGS = TrainingSettings(steps=2, warmup_steps=1, log_every=1, checkpoint_every=2, threads=1)
@@ -70,6 +71,22 @@ def test_training_frames_begin_with_the_reference_and_ascend() -> None:
         assert chosen[0] == 0
         assert chosen == sorted(set(chosen))
         assert len(chosen) == count
+
+
+def test_a_decoder_is_trained_on_without_a_change_to_the_latents(family: Path, tmp_path: Path) -> None:
+    before = AutoencoderDC.from_pretrained(family / "t2i" / "vae")
+    train("vae", tmp_path, base=family, steps=2, parts=6, threads=1)
+    after = AutoencoderDC.from_pretrained(tmp_path / "vae")
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        latents = before.encode(images).latent
+        assert after.encode(images).latent.equal(latents)
+        # Blocks that were added begin by adding nothing; training has changed what comes out.
+        assert with_deeper_decoder(before).decode(latents).sample.equal(before.decode(latents).sample)
+        assert not after.decode(latents).sample.equal(before.decode(latents).sample)
+    assert after.config.decoder_layers_per_block > before.config.decoder_layers_per_block
+    with pytest.raises(ConfigError, match="holds t2i/vae/"):
+        train("vae", tmp_path / "out", base=tmp_path)
 
 
 def test_wrong_requests_name_what_to_change(tmp_path: Path) -> None:
