@@ -18,8 +18,8 @@ _CONNECT_TIMEOUT_S = 10.0
 def connect_to_ray(num_cpus: int, *, outlives_process: bool = False) -> bool:
     """Connect to RAY_ADDRESS, or start Ray here, saying that it has `num_cpus`; False where this process has one already.
 
-    Whoever gets True shuts it down. Raises ConfigError where nothing answers at RAY_ADDRESS, or where a Ray that
-    `outlives_process` is asked for and none is set.
+    Whoever gets True shuts it down. Raises ConfigError where nothing answers at RAY_ADDRESS or it does not let this
+    process join, or where a Ray that `outlives_process` is asked for and none is set.
     """
     import ray
 
@@ -35,9 +35,16 @@ def connect_to_ray(num_cpus: int, *, outlives_process: bool = False) -> bool:
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
-    else:
-        check_ray_answers(os.environ["RAY_ADDRESS"])
-    ray.init(**options)
+        ray.init(**options)
+        return True
+    check_ray_answers(os.environ["RAY_ADDRESS"])
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"Ray at RAY_ADDRESS={os.environ['RAY_ADDRESS']} answers but cannot be joined ({error}): where its `ray start` "
+            "said that token authentication is enabled, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too."
+        ) from None
     return True
 
 
