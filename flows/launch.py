@@ -101,7 +101,7 @@ def run_flow(
             # 1. Prefect's server takes longest: it starts first, in a process of its own.
             early_server = _spawn_server(stack) if _is_without_server() else None
             # 2. Then Ray, and as soon as it runs the actors; in the background.
-            from tasks.runtime import close_engine, start_engine
+            from tasks.engines import close_engine, start_engine
 
             import_ray()
             engine = start_engine(run, stop_conditions)

@@ -18,9 +18,9 @@ from flows.parameters import (
 )
 from flows.waves import TASK_RUNNER, run_in_waves
 from tasks.artifacts import shown_in_prefect
+from tasks.engines import open_engine
 from tasks.plan import plan
 from tasks.publish import publish
-from tasks.runtime import open_engine
 from tasks.selection import RetryRequest
 
 

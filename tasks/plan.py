@@ -8,9 +8,9 @@ from prefect.cache_policies import NO_CACHE
 
 from magicvideo_core.manifest.plan import write_plan
 from magicvideo_core.manifest.run_record import write_run_json
+from tasks.engines import engine_of
 from tasks.resolve import ResolvedRun
 from tasks.retries import RETRY_TRANSIENT
-from tasks.runtime import engine_of
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False, **RETRY_TRANSIENT)

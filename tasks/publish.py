@@ -16,10 +16,10 @@ from magicvideo_core.manifest.session import read_sessions
 from magicvideo_core.manifest.tally import COLUMNS, Tally
 from magicvideo_core.report import write_report
 from magicvideo_core.storage import Storage
+from tasks.engines import engine_of
 from tasks.progress import all_succeeded, count_tally
 from tasks.resolve import ResolvedRun
 from tasks.retries import RETRY_TRANSIENT
-from tasks.runtime import engine_of
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from magicvideo_core.clips import Clip, ClipTable, Shards
-from magicvideo_core.config import RunConfig, diff_configs, load_config
+from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.config.weights import EMBEDDED, references
 from magicvideo_core.errors import PromptError, RunError, UnreadableError
-from magicvideo_core.ids import STAGES, new_run_id
+from magicvideo_core.ids import new_run_id
 from magicvideo_core.manifest.layout import check_run_id, run_json_key
 from magicvideo_core.manifest.plan import read_shards
 from magicvideo_core.manifest.run_record import RunRecord, new_run_record, read_run_json
-from magicvideo_core.manifest.scan import scan_run
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.moving_shapes.captions import unknown_words_of
 from magicvideo_core.prompt_files import PromptFiles
@@ -20,6 +19,7 @@ from magicvideo_core.prompts import read_prompts
 from magicvideo_core.stages.given import is_given
 from magicvideo_core.stages.registry import recipe_hashes
 from magicvideo_core.storage import Storage, check_writable
+from tasks.continuation import check_remains, check_reuse, check_unchanged
 from tasks.costs import Costs, read_costs
 from tasks.stop_conditions import StopConditions, parse_stop_conditions
 
@@ -144,7 +144,7 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
     if probe_output:
         check_writable(storage.uri)
     if request.reuse is not None:
-        _check_reuse(request.reuse, storage, hashes)
+        check_reuse(request.reuse, storage, hashes)
     record = find_record(storage)
     is_new = record is None
     stored = read_shards(storage)
@@ -155,9 +155,9 @@ def resolve_run(request: RunRequest, *, probe_output: bool = True) -> ResolvedRu
     if record is None:
         record = new_run_record(run_id, config, hashes, request.prompts, shards, prompts.hash())
     else:
-        _check_unchanged(storage, record, config, clips, request)
+        check_unchanged(storage, record, config, clips, request.prompts)
     if is_new:
-        _check_remains(storage, stored, record, clips)
+        check_remains(storage, stored, record, clips)
     unplanned = tuple(shard_id for shard_id in range(len(shards)) if shard_id not in stored)
     # The first writing of the plan may have been cut short: what is there is kept, the rest follows from the clips.
     if planned is None and any(stored[i] != shards[i] for i in stored if i < len(shards)):
@@ -201,20 +201,6 @@ def _planned_clips(record: RunRecord | None, stored: Mapping[int, ClipTable], pr
     return clips if clips.hash() == record.clips_hash else None
 
 
-def check_weights(storage: Storage, record: RunRecord, config: RunConfig) -> None:
-    """Raise RunError where a run's stages would not make any more what they made.
-
-    A setting that a later version added changes nothing: its default is what the run was made with.
-    """
-    hashes, given = recipe_hashes(config), recipe_hashes(record.config, only_given=True)
-    changed = [stage for stage in config.stages if record.recipe_hashes.get(stage) not in (hashes[stage], given[stage])]
-    if changed:
-        raise RunError(
-            f"Run {record.run_id} at {storage.uri} was started with other weights for {changed[0]}.weights: "
-            "restore them, or give another --run-id."
-        )
-
-
 def read_whole_plan(storage: Storage, record: RunRecord) -> Shards:
     """Return the clips of every shard. Raises RunError where a part of the plan is missing."""
     shards = read_shards(storage)
@@ -233,57 +219,6 @@ def words_outside_the_world(prompts: Iterable[str], config: RunConfig) -> list[s
     if not any(stage.backend != "fake" and EMBEDDED in references(stage).values() for stage in stages):
         return []
     return unknown_words_of(prompts)
-
-
-def _check_remains(storage: Storage, stored: Mapping[int, ClipTable], record: RunRecord, clips: ClipTable) -> None:
-    """Refuse what lies where a run is to begin unless that run would have made it: its record was lost, or torn."""
-    differing = set()
-    for shard in scan_run(storage, STAGES, ["recipe_hash"], keep_stale_skips=True):
-        for stage, rows in shard.stages.items():
-            if rows["recipe_hash"].unique().to_pylist() != [record.recipe_hashes.get(stage)]:
-                differing.add(stage)
-    if differing or clips.num_lacking(ClipTable.concat(list(stored.values()))):
-        made = f"other settings or weights of {', '.join(sorted(differing))}" if differing else "other prompts"
-        raise RunError(
-            f"Run {record.run_id} at {storage.uri} has no readable {run_json_key()}, and what lies there comes from "
-            f"{made}: give the prompts and configuration that it was started with, or another --run-id."
-        )
-
-
-def _check_unchanged(
-    storage: Storage, record: RunRecord, config: RunConfig, clips: ClipTable, request: RunRequest
-) -> None:
-    """Refuse to continue as another run: one run id stands for one configuration and one prompt set."""
-    differing = diff_configs(record.config, config)
-    if differing:
-        raise RunError(
-            f"Run {record.run_id} at {storage.uri} was started with other values of {', '.join(differing)}: "
-            "give the same configuration, or another --run-id."
-        )
-    check_weights(storage, record, config)
-    if clips.hash() != record.clips_hash:
-        raise RunError(
-            f"Run {record.run_id} at {storage.uri} was started with another prompt set than {request.prompts} "
-            f"({_clip_changes(read_shards(storage), clips)}): give the same prompts, or another --run-id."
-        )
-
-
-def _check_reuse(uri: str, storage: Storage, hashes: Mapping[str, str]) -> None:
-    """Raise RunError where `uri` is no other run, or one of which nothing may be taken over."""
-    source = Storage(uri)
-    if source == storage:
-        raise RunError(f"--reuse {uri} is the run itself: name another run.")
-    record = read_run_json(source)
-    if not any(record.recipe_hashes.get(stage) == recipe for stage, recipe in hashes.items()):
-        raise RunError(
-            f"Nothing of run {record.run_id} at {source.uri} can be reused: its recipe differs from "
-            f"{next(iter(hashes))} on (settings or weights); give the same ones, or leave --reuse out."
-        )
-
-
-def _clip_changes(shards: Mapping[int, ClipTable], clips: ClipTable) -> str:
-    planned = ClipTable.concat(list(shards.values()))
-    return f"{planned.num_lacking(clips)} clips new, {clips.num_lacking(planned)} gone"
 
 
 def _check_starts(clips: ClipTable, config: RunConfig) -> None:

@@ -17,10 +17,11 @@ from magicvideo_core.manifest.layout import journal_prefix
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import write_manifest
 from magicvideo_core.storage import Storage, StoredObject
+from tasks.engines import engine_of
 from tasks.pools.actor import ClipWork, Reason, UpstreamLost, unfinished_row
 from tasks.progress import StageCounts, count_rows
 from tasks.retries import RETRY_TRANSIENT
-from tasks.runtime import Engine, engine_of
+from tasks.runtime import Engine
 
 logger = logging.getLogger(__name__)
 

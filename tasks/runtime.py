@@ -1,15 +1,11 @@
-"""What a run computes on: the Ray cluster, one pool per stage, and the live counts; started once, found by run URI.
-
-Prefect tasks get plain values; they find the engine of their run here, in the process that drives it.
-"""
+"""What a run computes on: the Ray cluster, one pool per stage, and the live counts."""
 
 import logging
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,8 +17,6 @@ from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import run_json_key
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.manifest.session import Session, open_session
-from tasks.autoscaling import requested_room
-from tasks.environment import set_environment
 from tasks.forecast import Machines, forecast
 from tasks.handover import Handover
 from tasks.load_order import LoadOrder
@@ -36,10 +30,9 @@ from tasks.pools.sizing import needed_resources, size_pools
 from tasks.pools.turns import Turns
 from tasks.pools.warm import WarmActors
 from tasks.progress import found_done
-from tasks.ray_cluster import connect_to_ray, restore_sigterm
-from tasks.resolve import ResolvedRun, RunRequest, find_record, resolve_run
+from tasks.ray_cluster import connect_to_ray
+from tasks.resolve import ResolvedRun, find_record
 from tasks.reuse import ReuseSource
-from tasks.selection import RetryRequest, resolve_retry
 from tasks.stop_conditions import StopConditions
 
 logger = logging.getLogger(__name__)
@@ -50,8 +43,6 @@ _SCALING_INTERVAL_S = 1.0
 _CORES_PER_LOADING_ACTOR = 2
 # The pool has a patience of its own for storage that does not answer.
 _PROBE_PATIENCE_S = 5.0
-
-_engines: dict[str, "Engine"] = {}
 
 
 class Engine:
@@ -298,51 +289,6 @@ class Engine:
             or self._by_stage[name].num_waiting() < self.run.config.stage(name).pool.max_waiting_clips
             for name in following
         )
-
-
-def start_engine(run: ResolvedRun, stop_conditions: StopConditions) -> Engine:
-    """Start the engine of a run, to be found by `engine_of`; does not wait."""
-    if run.uri in _engines:
-        raise RunError(f"Run {run.run_id} at {run.uri} is already being worked on in this process.")
-    engine = _engines[run.uri] = Engine(run, stop_conditions)
-    return engine
-
-
-def engine_of(run_uri: str) -> Engine:
-    """Return the engine of a run that this process works on."""
-    return _engines[run_uri]
-
-
-@contextmanager
-def open_engine(request: RunRequest | RetryRequest) -> Iterator[Engine]:
-    """Give the engine of the requested run, placed on the cluster; one that was started ahead of its flow is used.
-
-    It holds the run's session, and is closed at the end: what is in flight is finished first where a stop condition
-    ends it, and stopped where an error does. Raises an InputError where the request or the cluster does not fit or
-    another driver works on the run, before anything is written.
-    """
-    set_environment()
-    engine = _engines.get(request.run_uri()) or start_engine(
-        resolve_run(request) if isinstance(request, RunRequest) else resolve_retry(request), request.stop_conditions()
-    )
-    try:
-        engine.wait_until_placed()
-        restore_sigterm()
-        engine.take_run()
-        with requested_room(engine.run.config, engine.run.num_clips_to_work_on):
-            yield engine
-    except BaseException as error:
-        engine.wait_until_drained()
-        engine.stop(RunStoppedError(f"Run {engine.run.run_id} stopped after {type(error).__name__}: {error}"))
-        raise
-    finally:
-        close_engine(engine)
-
-
-def close_engine(engine: Engine) -> None:
-    """Close an engine and forget it; once is enough, twice is fine."""
-    if _engines.pop(engine.run.uri, None) is not None:
-        engine.close()
 
 
 def _give_up(

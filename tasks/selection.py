@@ -10,7 +10,8 @@ from magicvideo_core.errors import RunError
 from magicvideo_core.manifest.run_record import RunRecord, read_run_json
 from magicvideo_core.manifest.scan import clip_ids, has_status, scan_run, without_stale_skips
 from magicvideo_core.storage import Storage
-from tasks.resolve import ResolvedRun, Selection, check_weights, read_whole_plan
+from tasks.continuation import check_weights
+from tasks.resolve import ResolvedRun, Selection, read_whole_plan
 from tasks.stop_conditions import StopConditions, parse_stop_conditions
 
 

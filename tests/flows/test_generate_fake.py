@@ -24,10 +24,11 @@ from magicvideo_core.manifest.session import FoundDone, open_session, read_sessi
 from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.media import decode_video, encode_lossless, encode_png
 from magicvideo_core.storage import Storage, read_uri
+from tasks.engines import engine_of
 from tasks.progress import ProgressBoard
 from tasks.resolve import RunRequest, resolve_run
 from tasks.retries import RETRY_TRANSIENT
-from tasks.runtime import Engine, engine_of
+from tasks.runtime import Engine
 from tasks.status import run_status
 
 pytestmark = pytest.mark.usefixtures("local_ray", "prefect_api")

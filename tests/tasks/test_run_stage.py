@@ -20,6 +20,7 @@ from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import list_manifests, read_manifest, read_manifests, write_manifest
 from magicvideo_core.storage import Storage
 from tasks import run_stage
+from tasks.engines import open_engine, start_engine
 from tasks.handover import Handover
 from tasks.plan import write_run
 from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob, UpstreamLost, unfinished_row
@@ -28,7 +29,6 @@ from tasks.publish import publish_run
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run
 from tasks.reuse import ReuseSource
 from tasks.run_stage import complete_shard
-from tasks.runtime import open_engine, start_engine
 from tasks.selection import RetryRequest, resolve_retry
 from tasks.status import describe_plan, run_status
 from tasks.stop_conditions import StopConditions
