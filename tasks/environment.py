@@ -1,9 +1,6 @@
 """The process environment that Ray and Prefect read when they are imported."""
 
 import os
-import socket
-import sys
-from pathlib import Path
 
 _ALWAYS = {
     # No reports to third parties.
@@ -33,27 +30,3 @@ def set_environment() -> None:
     logs = _WITH_SERVER if os.environ.get("PREFECT_API_URL") else _EMBEDDED
     for name, value in (_ALWAYS | logs).items():
         os.environ.setdefault(name, value)
-    # `ray start` asks for the token that an earlier Ray of this user has left on the machine; who joins by RAY_ADDRESS
-    # has to say that he gives it. Other machines are not given it unasked. Ray reads the mode when it is imported.
-    if "ray" not in sys.modules and _is_here(os.environ.get("RAY_ADDRESS", "")) and _has_ray_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def _is_here(ray_address: str) -> bool:
-    """Tell whether an address such as 192.0.2.2:6379 is one of this machine's."""
-    host = ray_address.rpartition("://")[2].rpartition(":")[0].strip("[]")
-    if not host:
-        return False
-    try:
-        [(family, *_, place), *_] = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-        # Only own addresses can be bound.
-        with socket.socket(family) as probe:
-            probe.bind(place)
-    except OSError:
-        return False
-    return True
-
-
-def _has_ray_token() -> bool:
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-    return bool(os.environ.get("RAY_AUTH_TOKEN")) or Path(path).is_file()

@@ -58,12 +58,21 @@ def _measure_warm(prompts: str, output: str, overrides: list[str]) -> None:
 
 @contextmanager
 def _ray() -> Iterator[str]:
-    """Start Ray in processes of their own, as from a terminal; gives its address."""
+    """Start Ray in processes of their own, as from a terminal, for this machine alone; gives its address."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ray = Path(sys.executable).with_name("ray")
-    command = [ray, "start", "--head", f"--port={port}", "--include-dashboard=false", "--block"]
+    command = [
+        ray,
+        "start",
+        "--head",
+        f"--port={port}",
+        "--node-ip-address=127.0.0.1",
+        "--include-dashboard=false",
+        "--block",
+    ]
     head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         ends_s = time.monotonic() + TIMEOUT_S

@@ -266,6 +266,21 @@ def test_a_ray_cluster_that_does_not_answer_is_named() -> None:
     check_ray_answers("auto")
 
 
+def test_a_ray_cluster_that_lets_nobody_join_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from tasks.ray_cluster import connect_to_ray
+
+    def refused(**options: Any) -> None:
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS=auto answers but cannot be joined .* RAY_AUTH_MODE=token"):
+        connect_to_ray(1)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert run_command([command, "--help"]) == 0
