@@ -27,7 +27,7 @@ def site(s3: Any, tmp_path: Path, fake_overrides: tuple[str, ...], local_ray: No
 
 def test_nights_a_failure_that_is_mended_a_cancelled_night_and_a_dataset(site: nights.Site) -> None:
     nights.schedules_and_automation(site)
-    nights.first_night(site)
+    nights.first_night_by_hand(site)
     nights.second_night_with_a_failure(site)
     nights.retry_by_automation(site)
     nights.cancelled_night(site)
