@@ -89,6 +89,13 @@ def writes_json_to_stderr() -> bool:
     return any(isinstance(handler, _JsonToStderr) for handler in _events.handlers)
 
 
+class _LogFile(RotatingFileHandler):
+    """One that asks only for its size: the stock one formats every record twice, and looks at the folder each time."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        return self.stream is not None and self.stream.tell() >= self.maxBytes
+
+
 class RunLog:
     """The log of one process about one run, as a file in the run's folder; a run on remote storage has none.
 
@@ -111,7 +118,7 @@ class RunLog:
             return
         path = folder / log_key(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = structured(RotatingFileHandler(path, maxBytes=_LARGEST_FILE_BYTES, backupCount=1))
+        self._file = structured(_LogFile(path, maxBytes=_LARGEST_FILE_BYTES, backupCount=1))
         self._buffer.setTarget(self._file)
         self._buffer.capacity = 1
         self._buffer.flush()

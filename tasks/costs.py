@@ -89,7 +89,8 @@ def calibrate(run: "ResolvedRun", num_clips: int) -> Costs:
     The first batch of each stage warms it up and does not count, where more than one follows. Raises RunError where a
     clip fails.
     """
-    from tasks.pools.actor import ClipWork, StageActor, StageJob
+    from tasks.pools.actor import StageActor
+    from tasks.pools.clip_work import ClipWork, StageJob
 
     config = run.config
     clips = list(islice(run.shards.clips, num_clips))

@@ -11,18 +11,32 @@ from dataclasses import dataclass, field
 from magicvideo_core.manifest.schema import ManifestRow
 
 
+@dataclass(eq=False)
+class _Follower:
+    """Who waits for clips that have a row in each of some stages; `ready` are those that it has not been given yet."""
+
+    stages: Sequence[str]
+    waiting: set[str]
+    changed: threading.Condition
+    ready: list[str] = field(default_factory=list)
+
+    def look(self, clip_id: str, rows: Mapping[str, Mapping[str, ManifestRow]]) -> None:
+        """Take a clip up where it has all its rows."""
+        if clip_id in self.waiting and all(clip_id in rows[name] for name in self.stages):
+            self.waiting.remove(clip_id)
+            self.ready.append(clip_id)
+            self.changed.notify_all()
+
+
 @dataclass
 class _OpenShard:
     """A shard that is being worked on: its rows by stage and clip id, and the stages that have all of theirs."""
 
+    # Notified when a stage has all of its rows.
     changed: threading.Condition
     rows: dict[str, dict[str, ManifestRow]] = field(default_factory=lambda: defaultdict(dict))
     closed: set[str] = field(default_factory=set)
-
-    def ready(self, stages: Sequence[str], waiting: Collection[str]) -> list[str]:
-        """Return the clips that have a row in each of the stages."""
-        found = [self.rows[name] for name in stages]
-        return [clip_id for clip_id in waiting if all(clip_id in rows for rows in found)]
+    followers: list[_Follower] = field(default_factory=list)
 
 
 class Handover:
@@ -40,7 +54,10 @@ class Handover:
             for row in rows:
                 shard = self._shard(row.shard_id)
                 shard.rows[row.stage][row.clip_id] = row
-                shard.changed.notify_all()
+                # Only those who read it: all stages of all open shards wait, and each that wakes takes the driver's time.
+                for follower in shard.followers:
+                    if row.stage in follower.stages:
+                        follower.look(row.clip_id, shard.rows)
 
     def close(self, stage: str, shard_id: int) -> None:
         """Note that a shard has its manifest in a stage; forgets it where it has those of every stage."""
@@ -57,6 +74,8 @@ class Handover:
             self._stop_reason = self._stop_reason or reason
             for shard in self._shards.values():
                 shard.changed.notify_all()
+                for follower in shard.followers:
+                    follower.changed.notify_all()
 
     def follow(
         self, stages: Sequence[str], shard_id: int, clip_ids: Sequence[str]
@@ -65,28 +84,35 @@ class Handover:
 
         As they come, each clip once, until all have been given. Raises what `stop` was given where some are to come.
         """
-        waiting = dict.fromkeys(clip_ids)
         with self._lock:
             shard = self._shard(shard_id)
-        while waiting:
+            follower = _Follower(stages, set(clip_ids), threading.Condition(self._lock))
+            shard.followers.append(follower)
+            for clip_id in clip_ids:
+                follower.look(clip_id, shard.rows)
+        num_left = len(follower.waiting) + len(follower.ready)
+        try:
+            while num_left:
+                with self._lock:
+                    self._wait(follower.changed, lambda: follower.ready)
+                    ready, follower.ready = follower.ready, []
+                    rows = {name: {clip_id: shard.rows[name][clip_id] for clip_id in ready} for name in stages}
+                num_left -= len(ready)
+                yield ready, rows
+        finally:
             with self._lock:
-                self._wait(shard, lambda: shard.ready(stages, waiting))
-                ready = shard.ready(stages, waiting)
-                rows = {name: {clip_id: shard.rows[name][clip_id] for clip_id in ready} for name in stages}
-            for clip_id in ready:
-                del waiting[clip_id]
-            yield ready, rows
+                shard.followers.remove(follower)
 
     def wait_until_closed(self, stages: Sequence[str], shard_id: int) -> None:
         """Wait until a shard has its manifests in these stages. Raises what `stop` was given meanwhile."""
         with self._lock:
             shard = self._shard(shard_id)
-            self._wait(shard, lambda: shard.closed.issuperset(stages))
+            self._wait(shard.changed, lambda: shard.closed.issuperset(stages))
 
     def _shard(self, shard_id: int) -> _OpenShard:
         return self._shards.setdefault(shard_id, _OpenShard(threading.Condition(self._lock)))
 
-    def _wait(self, shard: _OpenShard, ready: Callable[[], object]) -> None:
-        shard.changed.wait_for(lambda: self._stop_reason is not None or ready())
+    def _wait(self, changed: threading.Condition, ready: Callable[[], object]) -> None:
+        changed.wait_for(lambda: self._stop_reason is not None or ready())
         if not ready() and self._stop_reason is not None:
             raise self._stop_reason

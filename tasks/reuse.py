@@ -13,7 +13,7 @@ from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.redact import redact
 from magicvideo_core.stages.given import is_given
 from magicvideo_core.storage import Storage
-from tasks.pools.actor import ClipWork, StageJob, terminal_row
+from tasks.pools.clip_work import ClipWork, StageJob, terminal_row
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import write_manifest
 from magicvideo_core.storage import Storage, StoredObject
 from tasks.engines import engine_of
-from tasks.pools.actor import ClipWork, Reason, UpstreamLost, unfinished_row
+from tasks.pools.clip_work import ClipWork, Reason, UpstreamLost, unfinished_row
 from tasks.progress import StageCounts, count_rows
 from tasks.retries import RETRY_TRANSIENT
 from tasks.runtime import Engine

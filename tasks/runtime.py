@@ -21,7 +21,7 @@ from tasks.forecast import Machines, forecast
 from tasks.handover import Handover
 from tasks.load_order import LoadOrder
 from tasks.metrics import LoadMeter, MeteredBoard, RunMetrics
-from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
+from tasks.pools.clip_work import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import PoolActor
 from tasks.pools.scaler import Scaler

@@ -11,7 +11,7 @@ from math import ceil
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import ClipTimeoutError
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.actor import Effort, Raised, Reason
+from tasks.pools.clip_work import Effort, Raised, Reason
 from tasks.pools.failures import Action, classify
 from tasks.pools.remote import PoolActor
 from tasks.pools.slot import ActorSlot, Flight

@@ -16,7 +16,7 @@ from magicvideo_core.stages.given import given_frames, is_given
 from magicvideo_core.storage import read_uri
 
 if TYPE_CHECKING:
-    from tasks.pools.actor import ClipWork, StageJob
+    from tasks.pools.clip_work import ClipWork, StageJob
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from functools import partial
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import PoolExhaustedError, StorageLostError
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.actor import ClipWork, UpstreamLost
 from tasks.pools.batches import Batches, Crew
+from tasks.pools.clip_work import ClipWork, UpstreamLost
 from tasks.pools.inputs import may_read_ahead
 from tasks.pools.lives import Keeper, Lives
 from tasks.pools.process import ActorInfo

@@ -4,13 +4,17 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from magicvideo_core.logs import RunLog, event, log_fields, log_json_to_stderr
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.actor import ClipWork, Computed, Raised, StageActor, StageJob
+from tasks.pools.actor import StageActor
+from tasks.pools.clip_work import ClipWork, Raised, StageJob
 from tasks.pools.inputs import ReadAhead
+from tasks.pools.storing import Computed
 from tasks.pools.tenancy import Tenancy, WarmTerms, code_version
 
 # The threads of an actor: one that computes and, beside it, those that read ahead, store the batch before, and answer.
@@ -56,10 +60,11 @@ class StageProcess:
         event("actor started", **self._fields, pid=os.getpid())
         self._ahead = ReadAhead(self._actor.read)
         self._batch_size = job.config.stage(job.stage).pool.batch_size
-        self._computed: dict[int, list[Computed]] = {}
+        self._stored: dict[int, Future[list[ManifestRow | Raised]]] = {}
         self._num_clips = 0
-        # Encoders take as many cores as there are: one batch after the other.
-        self._storing = threading.Lock()
+        # Encoders take as many cores as there are: one batch after the other. Each begins as soon as it has been
+        # computed, not when the driver asks for it.
+        self._storer = ThreadPoolExecutor(1, thread_name_prefix="storer")
         self._info: ActorInfo | None = None
         self._first_owner, self._tenancy = owner, Tenancy(owner, terms)
         if terms is not None:
@@ -87,7 +92,7 @@ class StageProcess:
                 self._ahead.read(work)
 
     def compute(self, number: int, works: list[ClipWork], owner: str = "") -> bool:
-        """Compute clips, batch by batch; False where the actor is not the caller's any more."""
+        """Compute clips, batch by batch, and begin to store them; False where the actor is not the caller's any more."""
         with log_fields(**self._fields), self._tenancy.at_work_for(owner) as is_owner:
             if is_owner:
                 self._num_clips += len(works)
@@ -96,15 +101,17 @@ class StageProcess:
                     computed.append(self._actor.compute(works[start : start + self._batch_size], ahead))
                     if computed[-1].has_worn_out:
                         break
-                self._computed[number] = computed
+                self._stored[number] = self._storer.submit(self._store, computed, owner)
             return is_owner
 
     def collect(self, number: int, owner: str = "") -> list[ManifestRow | Raised] | None:
-        """Store what was computed and return its results; None where the actor is not the caller's any more."""
-        with self._storing, log_fields(**self._fields), self._tenancy.at_work_for(owner) as is_owner:
-            if not is_owner:
-                return None
-            return [result for computed in self._computed.pop(number) for result in self._actor.finish(computed)]
+        """Return the results of what was computed once it is stored; None where the actor is not the caller's any more."""
+        with self._tenancy.at_work_for(owner) as is_owner:
+            return self._stored.pop(number).result() if is_owner else None
+
+    def _store(self, batches: Sequence[Computed], owner: str) -> list[ManifestRow | Raised]:
+        with log_fields(**self._fields), self._tenancy.at_work_for(owner):
+            return self._actor.finish(batches)
 
     def close(self) -> None:
         self._actor.close()
@@ -128,7 +135,7 @@ class StageProcess:
         """Work for another run from here on; None where that may not be: what is loaded differs, or a run has it."""
         if self._info is None or code != self._code or not self._tenancy.claim(owner, terms):
             return None
-        self._ahead, self._computed = ReadAhead(self._actor.read), {}
+        self._ahead, self._stored = ReadAhead(self._actor.read), {}
         self._batch_size = job.config.stage(job.stage).pool.batch_size
         self._actor.work_for(job)
         self._fields = self._log_for(job)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.actor import ClipWork, Raised, StageJob
+from tasks.pools.clip_work import ClipWork, Raised, StageJob
 from tasks.pools.process import THREADS, ActorInfo, StageProcess
 from tasks.pools.sizing import actor_options
 from tasks.pools.tenancy import WarmTerms
@@ -97,6 +97,8 @@ class RayStageActor:
         self._pool = pool
         self._node_id: str | None = None
         self._out_of_reach = False
+        # Making one takes as long as calling it.
+        self._methods: dict[str, Any] = {}
         options = {**actor_options(pool), **(where or {}), "concurrency_groups": THREADS}
         if warm is None:
             self._handle = ray.remote(**options)(StageProcess).remote(job)
@@ -134,8 +136,10 @@ class RayStageActor:
         return list(results)
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        group = "device" if method in ("load", "compute", "close") else "io"
-        return getattr(self._handle, method).options(concurrency_group=group).remote(*arguments)
+        if method not in self._methods:
+            group = "device" if method in ("load", "compute", "close") else "io"
+            self._methods[method] = getattr(self._handle, method).options(concurrency_group=group)
+        return self._methods[method].remote(*arguments)
 
     def _get(self, reference: Any, timeout_s: float) -> Any:
         try:

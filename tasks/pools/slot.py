@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tasks.pools.actor import Raised
+from tasks.pools.clip_work import Raised
 from tasks.pools.process import ActorInfo
 from tasks.pools.remote import PoolActor
 from tasks.pools.turns import Seat

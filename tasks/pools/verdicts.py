@@ -7,7 +7,7 @@ from dataclasses import replace
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import StorageLostError
 from magicvideo_core.manifest.schema import ManifestRow, Status
-from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
+from tasks.pools.clip_work import ClipWork, Effort, Raised, Reason, UpstreamLost
 from tasks.pools.failures import Action
 from tasks.pools.storage_gate import StorageGate, backoff_s
 from tasks.pools.work import Pending, WorkQueue

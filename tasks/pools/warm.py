@@ -18,7 +18,7 @@ from magicvideo_core.ids import short_hash
 from magicvideo_core.logs import event
 from magicvideo_core.stages.base import keyframe_fps
 from magicvideo_core.stages.registry import weights_digest
-from tasks.pools.actor import StageJob
+from tasks.pools.clip_work import StageJob
 from tasks.pools.places import PLACES, Places, group_id
 from tasks.pools.remote import PoolActor, RayStageActor, WarmHandle
 from tasks.pools.sizing import actor_options

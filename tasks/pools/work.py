@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from magicvideo_core.logs import event
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.actor import ClipWork, Raised, UpstreamLost
+from tasks.pools.clip_work import ClipWork, Raised, UpstreamLost
 from tasks.pools.turns import Seat, Turns
 from tasks.progress import ProgressBoard
 

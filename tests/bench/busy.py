@@ -192,7 +192,8 @@ def overlap(num_clips: int) -> dict[str, Any]:
 
     from magicvideo_core.config import load_config
     from magicvideo_core.prompts import clip_of_prompt
-    from tasks.pools.actor import ClipWork, StageActor, StageJob, unfinished_row
+    from tasks.pools.actor import StageActor
+    from tasks.pools.clip_work import ClipWork, StageJob, unfinished_row
     from tasks.pools.pool import PoolHooks, StagePool
     from tasks.pools.remote import RayStageActor
     from tasks.progress import ProgressBoard
@@ -232,7 +233,7 @@ def replaced(num_actors: int) -> dict[str, Any]:
 
     from magicvideo_core.config import load_config
     from magicvideo_core.prompts import clip_of_prompt
-    from tasks.pools.actor import ClipWork, StageJob, unfinished_row
+    from tasks.pools.clip_work import ClipWork, StageJob, unfinished_row
     from tasks.pools.pool import PoolHooks, StagePool
     from tasks.pools.remote import RayStageActor
     from tasks.progress import ProgressBoard

@@ -21,7 +21,7 @@ from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage
-from tasks.pools.actor import ClipWork, StageJob, unfinished_row
+from tasks.pools.clip_work import ClipWork, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
 from tasks.pools.warm import WarmActors, end_warm, list_warm

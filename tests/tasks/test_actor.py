@@ -15,7 +15,8 @@ from magicvideo_core.media import decode_image
 from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.stages.base import StageItem
 from magicvideo_core.storage import Storage, StoredObject, read_uri
-from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob
+from tasks.pools.actor import StageActor
+from tasks.pools.clip_work import ClipWork, Raised, StageJob
 from tasks.pools.failures import Action
 from tasks.pools.inputs import Read, ReadAhead
 
@@ -134,7 +135,7 @@ def test_what_the_errors_of_a_stage_mean(
 def test_what_does_not_decode_is_not_stored(
     fake_overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.pools.actor.encode_png", lambda frame: b"no image")
+    monkeypatch.setattr("tasks.pools.storing.encode_png", lambda frame: b"no image")
     result = raised(loaded(tmp_path, load_config(overrides=fake_overrides)), ClipWork(CLIPS[0], 0, 1))
     assert (result.action, result.reason.error_type) == (Action.RETRY_CLIP, "GateError")
     assert "gate.decodable" in result.reason.error_message
@@ -170,7 +171,7 @@ def test_a_gpu_is_charged_for_the_device_alone_and_a_share_for_the_whole_of_it(
     work = ClipWork(CLIPS[0], 0, 1, {"t2i": reference})
     future: Future[Read] = Future()
     future.set_result(Read(actor.read(work).inputs, 5.0))
-    [row] = actor.finish(actor.compute([work], {CLIPS[0].clip_id: future}))
+    [row] = actor.finish([actor.compute([work], {CLIPS[0].clip_id: future})])
     assert isinstance(row, ManifestRow) and row.gpu_s is not None and row.duration_s is not None
     assert 0.2 <= row.gpu_s < 1.0
     assert row.duration_s > 5.0 + row.gpu_s

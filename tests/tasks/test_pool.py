@@ -19,7 +19,7 @@ from magicvideo_core.errors import (
     WeightsError,
 )
 from magicvideo_core.manifest.schema import ManifestRow, Status
-from tasks.pools.actor import ClipWork, Effort, Raised, Reason, UpstreamLost
+from tasks.pools.clip_work import ClipWork, Effort, Raised, Reason, UpstreamLost
 from tasks.pools.failures import Action
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.process import ActorInfo

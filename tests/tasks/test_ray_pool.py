@@ -10,7 +10,7 @@ from magicvideo_core.manifest.journal import list_records, read_records, write_r
 from magicvideo_core.manifest.schema import ManifestRow, Status
 from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage
-from tasks.pools.actor import ClipWork, Effort, Reason, StageJob, unfinished_row
+from tasks.pools.clip_work import ClipWork, Effort, Reason, StageJob, unfinished_row
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.remote import RayStageActor
 from tasks.progress import ProgressBoard

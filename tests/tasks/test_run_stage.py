@@ -23,7 +23,8 @@ from tasks import run_stage
 from tasks.engines import open_engine, start_engine
 from tasks.handover import Handover
 from tasks.plan import write_run
-from tasks.pools.actor import ClipWork, Raised, StageActor, StageJob, UpstreamLost, unfinished_row
+from tasks.pools.actor import StageActor
+from tasks.pools.clip_work import ClipWork, Raised, StageJob, UpstreamLost, unfinished_row
 from tasks.progress import ProgressBoard
 from tasks.publish import publish_run
 from tasks.resolve import ResolvedRun, RunRequest, resolve_run

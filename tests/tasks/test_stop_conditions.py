@@ -8,7 +8,7 @@ import pytest
 from flows.options import generate_command
 from magicvideo_core.clips import Clip
 from magicvideo_core.errors import InputError, RunStoppedError
-from tasks.pools.actor import ClipWork
+from tasks.pools.clip_work import ClipWork
 from tasks.pools.pool import StagePool
 from tasks.resolve import RunRequest, resolve_run
 from tasks.runtime import Engine

@@ -14,7 +14,7 @@ from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.storage import Storage
-from tasks.pools.actor import ClipWork, StageJob
+from tasks.pools.clip_work import ClipWork, StageJob
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.warm import WarmActors, end_warm, list_warm
 from tasks.progress import ProgressBoard
