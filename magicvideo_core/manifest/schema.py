@@ -99,9 +99,13 @@ class ManifestRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the columns by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in _ROW_NAMES}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ManifestRow":
         """Return the row of a mapping; columns of a later version are ignored, those of a later than its own None."""
-        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        return cls(**{name: values[name] for name in _ROW_NAMES if name in values})
+
+
+# Asked for once, not for each row.
+_ROW_NAMES = tuple(field.name for field in fields(ManifestRow))

@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -108,5 +108,5 @@ def unfinished_row(
     job: StageJob, work: ClipWork, status: Status, reason: Reason, effort: Effort | None = None
 ) -> ManifestRow:
     """Return the row of a clip that has no artifact; `status` is failed, quarantined or skipped."""
-    took = {"started_at": datetime.now(UTC)} if effort is None else asdict(effort)
-    return terminal_row(job, work, status, **took, **asdict(reason))
+    took = {"started_at": datetime.now(UTC)} if effort is None else vars(effort)
+    return terminal_row(job, work, status, **took, **vars(reason))

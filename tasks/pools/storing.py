@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -137,7 +137,7 @@ class _Clip:
             stored = job.storage.write(key, self._data)
         effort = self._effort()
         self._values |= {"artifact_uri": stored.uri, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
-        row = terminal_row(job, self._work, "succeeded", **self._values, **asdict(effort))
+        row = terminal_row(job, self._work, "succeeded", **self._values, **vars(effort))
         with storage_trouble(f"record clip {clip_id}"):
             write_record(job.storage, row)
         event("clip made", **self._about, duration_s=round(effort.duration_s, 4))

@@ -92,8 +92,9 @@ def main() -> None:
     # Ray's workers import this folder's files and the project.
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # The clusters started here ask for no token, whatever an earlier Ray of this user has left.
+    os.environ["RAY_AUTH_MODE"] = "disabled"
     set_environment()
-    os.environ.setdefault("RAY_worker_niceness", "0")
     for kind in options.loads.split(","):
         print(f"\n{kind}: {options.clips} clips, nodes: {options.nodes}\n")
         print(f"| system | {' | '.join(HEADINGS)} | what it writes |\n|{'---|' * (len(HEADINGS) + 2)}")
