@@ -125,7 +125,7 @@ SYSTEMS: dict[str, Callable[[Load], list[Record]]] = {
 # What is left of a clip's work after a kill, and what the system writes for it.
 WRITES = {
     "magicvideo": "artifact and record synchronised to disk, manifests; resumes by (clip, stage)",
-    "Ray Data": "plain files; rows of a block once it is through all stages; a killed run begins anew",
-    "prefect-ray": "plain files; states of tasks in Prefect's database; a killed run begins anew",
-    "loop": "plain files; a killed run begins anew",
+    "Ray Data": "artifact and record as plain files; rows of a block once it is through all stages; a killed run begins anew",
+    "prefect-ray": "artifact and record as plain files; states of tasks in Prefect's database; a killed run begins anew",
+    "loop": "artifact and record as plain files; a killed run begins anew",
 }
