@@ -13,6 +13,8 @@ _ALWAYS = {
     # for one. On two cores either would keep the first actor from loading for seconds.
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",
+    # What every actor needs; a spare process (`pools/spares.py`) then has it before it gets its actor.
+    "RAY_preload_python_modules": "tasks.pools.process",
 }
 # The table on the terminal and the manifests say what happened; only a server that stays has a use for Prefect's logs.
 _EMBEDDED = {

@@ -27,6 +27,7 @@ from tasks.pools.remote import PoolActor
 from tasks.pools.scaler import Scaler
 from tasks.pools.shared_gpus import SharedGpus
 from tasks.pools.sizing import needed_resources, size_pools
+from tasks.pools.spares import Spares
 from tasks.pools.turns import Turns
 from tasks.pools.warm import WarmActors
 from tasks.progress import found_done
@@ -70,8 +71,8 @@ class Engine:
         self._made: list[StagePool] = []
         self._by_stage: dict[str, StagePool] = {}
         self._turns = Turns()
-        pools = {stage: run.config.stage(stage).pool for stage in run.config.stages}
-        self._gpus = SharedGpus(pools, self._warm.places.reserve, self._warm.places.give_back)
+        self._pool_configs = {stage: run.config.stage(stage).pool for stage in run.config.stages}
+        self._gpus = SharedGpus(self._pool_configs, self._warm.places.reserve, self._warm.places.give_back)
         self._session: Session | None = None
         self._resources: Mapping[str, float] = {}
         self._owns_ray = False
@@ -180,9 +181,10 @@ class Engine:
             pools = self._place_pools()
             meter = LoadMeter(self.board, {stage: pool.load for stage, pool in pools.items()}, self.board.metrics)
             self._pools.set_result(pools)
-            scaler = Scaler({stage: self.run.config.stage(stage).pool for stage in pools}, pools)
+            scaler, spares = Scaler(self._pool_configs, pools), Spares(pools)
             while not self._closing.wait(_SCALING_INTERVAL_S):
                 self._scale(scaler)
+                spares.look()
             with ThreadPoolExecutor(max_workers=len(pools)) as executor:
                 list(executor.map(StagePool.close, pools.values()))
             self._gpus.give_back()
@@ -201,10 +203,9 @@ class Engine:
         import ray
 
         config = self.run.config
-        pool_configs = {stage: config.stage(stage).pool for stage in config.stages}
         costs, num_clips, self._resources = self.run.costs, self.run.num_clips_to_work_on, ray.cluster_resources()
         seconds = None if costs is None else {stage: costs.stages[stage].seconds for stage in config.stages}
-        sizes = size_pools(pool_configs, self._resources, num_clips, seconds)
+        sizes = size_pools(self._pool_configs, self._resources, num_clips, seconds)
         event("pools placed", actors=sizes)
         self._warm.look_around(self._jobs, sizes, self._gpus.bundle)
         if self._owns_ray and (os.cpu_count() or 1) < _CORES_PER_LOADING_ACTOR * sum(sizes.values()):
@@ -251,8 +252,8 @@ class Engine:
 
     def _local_cpus(self) -> int:
         """Return the cores of this machine, or what the pools ask for at least: on one machine CPUs only count."""
-        pools = {stage: self.run.config.stage(stage).pool for stage in self.run.config.stages}
-        least = needed_resources(pools, {stage: pool.min_actors for stage, pool in pools.items()}).get("CPU", 0.0)
+        floors = {stage: pool.min_actors for stage, pool in self._pool_configs.items()}
+        least = needed_resources(self._pool_configs, floors).get("CPU", 0.0)
         return max(os.cpu_count() or 1, math.ceil(least))
 
     def _make_pool(self, stage: str, num_actors: int) -> StagePool:

@@ -3,6 +3,7 @@
     python tests/bench/busy.py              # 200 clips, two minutes a load
     python tests/bench/busy.py --short      # a quarter of that
     python tests/bench/busy.py --loads eight,overlap
+    python tests/bench/busy.py --loads replaced,replaced-no-spare
     python tests/bench/busy.py --short --loads eight,eight-ray-data-shared
 
 What takes part: the engine, its pools and actors, storage on local disk, journal and manifests; Prefect does not. Counted
@@ -36,7 +37,6 @@ from tasks.environment import set_environment
 PROPORTIONS = {"t2i": 1.3, "i2v": 6.8, "v2v": 18.5, "vfi": 0.5}
 # One stage alone, with storage that takes 30 % of its time.
 STAGE_S, READ_S, WRITE_S = 0.4, 0.06, 0.03
-LOAD_S = 3.0
 OBJECT_STORE_BYTES = 128 * 2**20
 _SMALL = (
     *(f"{stage}.backend=fake" for stage in STAGES),
@@ -227,39 +227,12 @@ def overlap(num_clips: int) -> dict[str, Any]:
     }
 
 
-def replaced(num_actors: int) -> dict[str, Any]:
-    """Kill one of a stage's whole-GPU actors; returns how long its place made no clips, and how long loading takes."""
-    import ray
-
-    from magicvideo_core.config import load_config
-    from magicvideo_core.prompts import clip_of_prompt
-    from tasks.pools.clip_work import ClipWork, StageJob, unfinished_row
-    from tasks.pools.pool import PoolHooks, StagePool
-    from tasks.pools.remote import RayStageActor
-    from tasks.progress import ProgressBoard
+def replaced(*, has_spare: bool) -> dict[str, Any]:
+    """Kill an actor; returns when its place computes again, with a spare process waiting for that or without."""
+    import busy_replaced
 
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    ray.init(address="local", num_cpus=4, num_gpus=num_actors, log_to_driver=False, **options)
-    sleeps = ("t2i.fake.sleep_s=0.25", f"t2i.fake.load_sleep_s={LOAD_S}", "t2i.pool.num_gpus=1")
-    config = load_config(overrides=[*_SMALL, *sleeps])
-    with tempfile.TemporaryDirectory() as name:
-        job = StageJob("t2i", config, Storage(name), "run", "recipe")
-        hooks = PoolHooks(lambda _: RayStageActor(job, config.t2i.pool), partial(unfinished_row, job), lambda: None)
-        board = ProgressBoard(["t2i"], 200)
-        pool = StagePool("t2i", config.t2i.pool, num_actors, hooks, board)
-        works = [ClipWork(clip_of_prompt("fake", seed), 0, 1) for seed in range(60 * num_actors)]
-        with ThreadPoolExecutor(1) as executor:
-            running = executor.submit(pool.run, works)
-            while len(pool.actors()) < num_actors or board.snapshot()["t2i"].succeeded < 10:
-                time.sleep(0.02)
-            pid, killed_s = pool.actors()[0].pid, time.time()
-            before = {info.actor_id for info in pool.actors()}
-            os.kill(pid, signal.SIGKILL)
-            rows = [row for row in running.result() if isinstance(row, ManifestRow)]
-        pool.close()
-        ray.shutdown()
-    back_s = min(row.started_at.timestamp() for row in rows if row.started_at and row.actor_id not in before)
-    return {"actors": num_actors, "load_s": LOAD_S, "back_after_s": round(back_s - killed_s, 2)}
+    return busy_replaced.replaced(_SMALL, options, has_spare=has_spare)
 
 
 def main() -> None:
@@ -284,7 +257,8 @@ def main() -> None:
         "eight-ray-data": lambda: ray_data(Load(8, clips, ideal_s), is_shared=False),
         "eight-ray-data-shared": lambda: ray_data(Load(8, clips, ideal_s), is_shared=True),
         "three-ray-data-shared": lambda: ray_data(Load(3, clips, ideal_s), is_shared=True),
-        "replaced": lambda: replaced(2),
+        "replaced": lambda: replaced(has_spare=True),
+        "replaced-no-spare": lambda: replaced(has_spare=False),
         "overlap": lambda: overlap(clips),
     }
     for name in options.loads.split(","):
