@@ -54,7 +54,7 @@ class Computed:
 
 
 class BatchStore:
-    """Stores what one actor has computed. `device` and `gpu_share` are those that it computes on."""
+    """Stores what one actor has computed."""
 
     def __init__(self, actor_id: str) -> None:
         self._actor_id = actor_id
@@ -63,7 +63,10 @@ class BatchStore:
     def store(
         self, job: StageJob, batches: Iterable[Computed], device: str, gpu_share: float
     ) -> list[ManifestRow | Raised]:
-        """Return one result per clip, in their order; a row is durable, and its artifact was before it."""
+        """Return one result per clip, in their order; a row is durable, and its artifact was before it.
+
+        `device` and `gpu_share` are those that the batches were computed on.
+        """
         clips = [
             _Clip(job, work, computed, device, gpu_share, self._actor_id)
             for computed in batches
