@@ -87,10 +87,11 @@ class Batches:
         slot.flights.append(flight)
         slot.clips_started += len(batch)
         slot.batch_started_s = flight.started_s
+        has_worn_out = False
         try:
             # What more than a batch goes in one call takes next to no time.
             timeout_s = self._crew.config.clip_timeout_s * min(len(batch), self._crew.config.batch_size)
-            actor.compute(flight.number, [pending.work for pending in batch], timeout_s)
+            has_worn_out = actor.compute(flight.number, [pending.work for pending in batch], timeout_s)
         except Exception as error:
             flight.error = error
         finally:
@@ -99,7 +100,8 @@ class Batches:
             self.mourn(slot)
             return
         flight.stored = slot.collector.submit(copy_context().run, self._collect, slot, actor, flight)
-        slot.wait_until_stored(but=0 if alone else 1)
+        # An actor that has nothing left to compute with gets no other batch: what is wrong with it is known once it is stored.
+        slot.wait_until_stored(but=0 if alone or has_worn_out else 1)
 
     def _begin(self, batch: list[Pending]) -> Flight:
         with self._lock:

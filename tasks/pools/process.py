@@ -91,18 +91,22 @@ class StageProcess:
             if is_owner:
                 self._ahead.read(work)
 
-    def compute(self, number: int, works: list[ClipWork], owner: str = "") -> bool:
-        """Compute clips, batch by batch, and begin to store them; False where the actor is not the caller's any more."""
+    def compute(self, number: int, works: list[ClipWork], owner: str = "") -> bool | None:
+        """Compute clips, batch by batch, and begin to store them.
+
+        Returns whether the actor has nothing left to compute with; None where it is not the caller's any more.
+        """
         with log_fields(**self._fields), self._tenancy.at_work_for(owner) as is_owner:
-            if is_owner:
-                self._num_clips += len(works)
-                ahead, computed = self._ahead.take(works), []
-                for start in range(0, len(works), self._batch_size):
-                    computed.append(self._actor.compute(works[start : start + self._batch_size], ahead))
-                    if computed[-1].has_worn_out:
-                        break
-                self._stored[number] = self._storer.submit(self._store, computed, owner)
-            return is_owner
+            if not is_owner:
+                return None
+            self._num_clips += len(works)
+            ahead, computed = self._ahead.take(works), []
+            for start in range(0, len(works), self._batch_size):
+                computed.append(self._actor.compute(works[start : start + self._batch_size], ahead))
+                if computed[-1].has_worn_out:
+                    break
+            self._stored[number] = self._storer.submit(self._store, computed, owner)
+            return computed[-1].has_worn_out
 
     def collect(self, number: int, owner: str = "") -> list[ManifestRow | Raised] | None:
         """Return the results of what was computed once it is stored; None where the actor is not the caller's any more."""

@@ -34,10 +34,10 @@ class PoolActor(Protocol):
     def read_ahead(self, work: ClipWork) -> None:
         """Let it read the inputs of a clip that may be its next. Does not wait, never raises."""
 
-    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> None:
+    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> bool:
         """Take clips through the model, batch by batch; `number` is any that no other call to this actor has.
 
-        Where the actor has nothing left to compute with, the rest is not begun and has no result.
+        Returns whether the actor has nothing left to compute with: the rest is then not begun and has no result.
         """
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
@@ -127,8 +127,10 @@ class RayStageActor:
         with contextlib.suppress(Exception):
             self._call("read_ahead", work, self._owner)
 
-    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> None:
-        self._check_owner(self._get(self._call("compute", number, list(works), self._owner), timeout_s))
+    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> bool:
+        has_worn_out = self._get(self._call("compute", number, list(works), self._owner), timeout_s)
+        self._check_owner(has_worn_out is not None)
+        return bool(has_worn_out)
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
         results = self._get(self._call("collect", number, self._owner), timeout_s)

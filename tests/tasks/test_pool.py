@@ -74,11 +74,12 @@ class ScriptedActor:
     def read_ahead(self, work: ClipWork) -> None:
         self.read.append(work.clip.clip_id)
 
-    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> None:
+    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> bool:
         self.log.append((self.number, tuple(each.clip.clip_id for each in works)))
         self.at_work = True
         self.results[number] = [self.behave(self, each) for each in works]
         self.at_work = False
+        return any(isinstance(each, Raised) and each.action is Action.REPLACE_ACTOR for each in self.results[number])
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
         return self.results.pop(number)
@@ -448,9 +449,10 @@ def test_the_patience_with_storage_ends(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("tasks.pools.storage_gate._FIRST_DELAY_S", 0.01)
     harness = Harness(lambda actor, work: unstored(work.clip.clip_id), probe=probe, storage_patience_s=0.1)
     with pytest.raises(StorageLostError, match=r"within 0\.1 s .*the token has expired"):
-        harness.run("a", "b")
+        harness.run("a", "b", "c", "d")
     harness.pool.close()
-    assert len(harness.log) == 1
+    # A second one may have been computed while the first was found not to be stored.
+    assert len(harness.log) <= 2
 
 
 def test_a_full_disk_that_can_be_read_ends_the_patience_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,8 +507,9 @@ def test_memory_used_up_costs_the_actor_and_in_the_end_the_clip() -> None:
     rows = harness.run("a", "bad", "b")
     harness.pool.close()
     assert (rows["bad"].status, rows["bad"].error_type) == ("quarantined", "MemoryError")
-    # The clip after it may have gone to the worn-out actor too: that takes its end from another thread.
-    assert len(harness.actors) in (3, 4)
+    # An actor without memory gets no other clip.
+    assert len(harness.actors) == 4
+    assert [number for number, clips in harness.log if clips == ("b",)] == [3]
     assert rows["bad"].duration_s == EFFORT.duration_s
 
 
