@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -87,7 +88,8 @@ class RenderedBatch:
         return Shown(
             render_batch(parameters, pixels) / 255,
             object_masks(parameters, pixels),
-            lambda: render_batch(without_texture(parameters), pixels) / 255,
+            # Once, whoever asks: what is degraded, and where a texture counts more.
+            cache(lambda: render_batch(without_texture(parameters), pixels) / 255),
         )
 
 

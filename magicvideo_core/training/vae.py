@@ -72,7 +72,7 @@ class VaeRecipe:
         self.data = data or MovingShapes()
 
     def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        shown = self._stills(rng)
+        shown = _stills(self.data, rng.choice((64, 64, 64, 128)), self.batch_size, rng)
         image_BCHW = shown.frames_NCHW * 2 - 1
         latents = self.vae.encode(image_BCHW).latent.float()
         noisy = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator)
@@ -80,10 +80,6 @@ class VaeRecipe:
         power = latents.square().mean()
         loss = _charbonnier(error_BCHW, 1 + 2 * shown.masks_NHW[:, None]) + 0.002 * (power - 1).relu()
         return loss, {"loss": float(loss.detach()), **_psnr(error_BCHW), "power": float(power.detach())}
-
-    def _stills(self, rng: random.Random) -> Shown:
-        pixels = rng.choice((64, 64, 64, 128))
-        return self.data.pictures(self.batch_size if pixels == 64 else self.batch_size // 4, rng).show([0], pixels)
 
     @torch.no_grad()
     def save(self, directory: Path) -> None:
@@ -112,8 +108,7 @@ class DecoderRecipe:
         self.data = data or MovingShapes()
 
     def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        pixels = rng.choice((64, 128))
-        shown = self.data.pictures(self.batch_size if pixels == 64 else self.batch_size // 4, rng).show([0], pixels)
+        shown = _stills(self.data, rng.choice((64, 128)), self.batch_size, rng)
         image_BCHW = shown.frames_NCHW * 2 - 1
         with torch.no_grad():
             latents = self.vae.encode(image_BCHW).latent.float()
@@ -127,6 +122,11 @@ class DecoderRecipe:
     def save(self, directory: Path) -> None:
         """Store the whole autoencoder in diffusers' layout; its `scaling_factor` stays."""
         self.vae.save_pretrained(directory / "vae")
+
+
+def _stills(data: Data, pixels: int, batch_size: int, rng: random.Random) -> Shown:
+    """A batch of stills; of `batch_size` at 64 pixels, and of as many pixels in all at 128."""
+    return data.pictures(batch_size if pixels == 64 else batch_size // 4, rng).show([0], pixels)
 
 
 def _charbonnier(error_BCHW: torch.Tensor, weight_B1HW: torch.Tensor) -> torch.Tensor:

@@ -242,8 +242,6 @@ def main() -> None:
     parser.add_argument("--loads", default="eight,whole,three,slower,killed,replaced,overlap")
     options = parser.parse_args()
     set_environment()
-    # Ray's processes get the priority of this one.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     # Workers import this file and the project.
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

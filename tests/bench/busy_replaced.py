@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from magicvideo_core.manifest.table import read_manifests
 from magicvideo_core.storage import Storage
 from tasks.pools import spares
 
-PRELOAD, SETTLED_S = "RAY_preload_python_modules", 5.0
 LOAD_S = 3.0
 CLIP_S = 0.25
 # From when all have loaded to the kill, and for how long there is work after it.
@@ -25,8 +25,13 @@ def replaced(settings: Sequence[str], ray_options: dict[str, Any], *, has_spare:
 
     Without spare processes (`has_spare`) nothing is imported in a process before its actor comes, either.
     """
-    os.environ[PRELOAD] = "tasks.pools.process" if has_spare else ""
-    spares.SETTLED_S = SETTLED_S if has_spare else float("inf")
+    if has_spare:
+        return _replaced(settings, ray_options)
+    with patch.dict(os.environ, RAY_preload_python_modules=""), patch.object(spares, "SETTLED_S", float("inf")):
+        return _replaced(settings, ray_options)
+
+
+def _replaced(settings: Sequence[str], ray_options: dict[str, Any]) -> dict[str, Any]:
     import ray
 
     from tasks.plan import write_run
