@@ -2,14 +2,18 @@
 
     python tests/bench/throughput.py                               # stages that do nothing, then stages that sleep
     python tests/bench/throughput.py --loads sleep --nodes 4       # the 8 logical GPUs on four nodes
-    python tests/bench/throughput.py --systems magicvideo,loop --clips 500 --loads nothing
+    python tests/bench/throughput.py --systems magicvideo,loop --clips 500 --loads nothing --rounds 5
 
-Every system has a process, a folder and a Ray cluster of its own. prefect-ray comes with `pip install -e '.[bench]'`.
+Every system has a process, a folder and a Ray cluster of its own. With rounds the systems alternate, so that what else
+happens on the machine meets all of them; figures are medians over the rounds, and beside them stands how many times as
+many clips per second this pipeline makes as each other system, round by round. prefect-ray comes with
+`pip install -e '.[bench]'`.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,10 +30,18 @@ from magicvideo_core.ids import STAGES
 from tasks.environment import set_environment
 
 NUM_GPUS, LOAD_S = 8, 1.0
+OURS = "magicvideo"
 OBJECT_STORE_BYTES = 256 * 2**20
 # Of a hundred clips prefect-ray's rate is known, and it takes a while.
 MOST_CLIPS = {"prefect-ray": 100}
-HEADINGS = ("clips/s", "ms per (clip, stage)", "median, ms", "CPU, ms", "busy")
+# By figure.
+HEADINGS = {
+    "clips_per_s": "clips/s",
+    "mean_ms": "ms per (clip, stage)",
+    "median_ms": "median, ms",
+    "cpu_ms": "CPU, ms",
+    "busy": "busy, %",
+}
 
 
 def make_load(kind: str, num_clips: int, ideal_s: float, folder: Path) -> Load:
@@ -69,7 +81,40 @@ def measure(system: str, kind: str, num_clips: int, ideal_s: float, num_nodes: i
         cpu_time.close()
     found: dict[str, float] = json.loads(printed.splitlines()[-1])
     cpu_s = cpu_time.between(found["first_s"], found["last_s"])
-    return {**found, "cpu_ms": 1000 * cpu_s / (num_clips * len(STAGES))}
+    return {**found, "busy": 100 * found["busy"], "cpu_ms": 1000 * cpu_s / (num_clips * len(STAGES))}
+
+
+def measure_all(kind: str, options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """Run all systems, one after the other and round by round; returns the figures of each round by system."""
+    found: dict[str, list[dict[str, float]]] = {system: [] for system in options.systems.split(",")}
+    for number in range(options.rounds):
+        for system, rounds in found.items():
+            num_clips = min(options.clips, MOST_CLIPS.get(system, options.clips))
+            # On one device the loop takes as many times longer.
+            num_clips = max(num_clips // NUM_GPUS, 1) if kind == "sleep" and system == "loop" else num_clips
+            ideal_s = options.ideal_s * num_clips / options.clips
+            rounds.append(measure(system, kind, num_clips, ideal_s, options.nodes))
+            told = ", ".join(f"{heading} {rounds[-1][name]:.2f}" for name, heading in HEADINGS.items())
+            print(f"{kind}, round {number + 1}, {system}: {told}", file=sys.stderr, flush=True)
+    return found
+
+
+def print_table(kind: str, found: dict[str, list[dict[str, float]]]) -> None:
+    """Print the medians over the rounds, and what this pipeline makes of each other system's clips per second."""
+    names = [name for name in HEADINGS if kind == "sleep" or name != "busy"]
+    print(f"| system | {' | '.join(HEADINGS[name] for name in names)} | what it writes |\n|{'---|' * (len(names) + 2)}")
+    for system, rounds in found.items():
+        figures = (statistics.median(each[name] for each in rounds) for name in names)
+        print(f"| {system} | {' | '.join(f'{figure:.2f}' for figure in figures)} | {WRITES[system]} |")
+    ours = found.get(OURS)
+    if ours is None or len(found) == 1:
+        return
+    print(f"\n| clips/s of {OURS} by those of | median | round by round |\n|---|---|---|")
+    for system, rounds in found.items():
+        if system != OURS:
+            ratios = [a["clips_per_s"] / b["clips_per_s"] for a, b in zip(ours, rounds, strict=True)]
+            told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            print(f"| {system} | {statistics.median(ratios):.2f} | {told} |", flush=True)
 
 
 def main() -> None:
@@ -78,6 +123,7 @@ def main() -> None:
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--loads", default="nothing,sleep")
     parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
         "--ideal-s", type=float, default=30.0, help="what the sleeping load takes on always busy devices"
     )
@@ -96,17 +142,9 @@ def main() -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     set_environment()
     for kind in options.loads.split(","):
-        print(f"\n{kind}: {options.clips} clips, nodes: {options.nodes}\n")
-        print(f"| system | {' | '.join(HEADINGS)} | what it writes |\n|{'---|' * (len(HEADINGS) + 2)}")
-        for system in options.systems.split(","):
-            num_clips = min(options.clips, MOST_CLIPS.get(system, options.clips))
-            # On one device the loop takes as many times longer.
-            num_clips = max(num_clips // NUM_GPUS, 1) if kind == "sleep" and system == "loop" else num_clips
-            ideal_s = options.ideal_s * num_clips / options.clips
-            found = measure(system, kind, num_clips, ideal_s, options.nodes)
-            busy = f"{100 * found['busy']:.0f} %" if kind == "sleep" else ""
-            times = " | ".join(f"{found[name]:.1f}" for name in ("mean_ms", "median_ms", "cpu_ms"))
-            print(f"| {system} | {found['clips_per_s']:.2f} | {times} | {busy} | {WRITES[system]} |", flush=True)
+        found = measure_all(kind, options)
+        print(f"\n{kind}: {options.clips} clips, nodes: {options.nodes}, rounds: {options.rounds}\n")
+        print_table(kind, found)
 
 
 if __name__ == "__main__":
