@@ -49,7 +49,7 @@ def unknown_words_of(prompts: Iterable[str]) -> list[str]:
 def training_caption(
     scene: SceneSpec, rng: random.Random, *, drop_all: float = 0.1, drop_some: float = 0.15, motion: bool = True
 ) -> str:
-    """A caption of the scene for training: empty, canonical, or with attributes dropped and clauses moved.
+    """A caption of the scene for training: empty, canonical, or with attributes dropped and the background named first.
 
     Args:
         drop_all: probability of the empty caption (classifier-free guidance).
@@ -60,8 +60,6 @@ def training_caption(
         return ""
     drop = 0.3 if rng.random() < drop_some else 0.0
     parts = [_object_words(each, rng, drop, motion) for each in scene.objects]
-    if len(parts) == 2 and rng.random() < 0.1:
-        parts.reverse()
     if drop and rng.random() < 0.3:
         return " and ".join(parts)
     if drop and rng.random() < 0.3:
@@ -77,3 +75,16 @@ def _object_words(spec: ObjectSpec, rng: random.Random, drop: float, keep_motion
     colour = [] if rng.random() < drop else [spec.colour]
     motion = [spec.motion] if keep_motion and rng.random() >= drop else []
     return " ".join(["a", *size, *texture, *colour, spec.shape, *motion])
+
+
+def words_of_objects(caption: str) -> tuple[range, range] | None:
+    """Which words of a training caption, by their place in it, speak of its first object and of its second; None if of one."""
+    words = caption.split()
+    if "and" not in words:
+        return None
+    between, start, end = words.index("and"), 0, len(words)
+    if words[0] == "on":
+        start = words.index("background") + 1
+    elif "on" in words:
+        end = words.index("on")
+    return range(start, between), range(between + 1, end)

@@ -181,3 +181,18 @@ def sample_scene(rng: random.Random, *, num_objects: int = 1, held_out: bool | N
                     return scene
                 break
             first, second = place(first, rng), place(second, rng)
+
+
+def in_reading_order(scene: SceneSpec, rng: random.Random, tries: int = 64) -> SceneSpec:
+    """A scene of two with its objects placed again until the first lies nearer to the upper left (x + y) than the second.
+
+    After `tries` the scene stays as it is: an object that moves up and one that moves right hardly fit in that order.
+    """
+    for _ in range(tries):
+        first, second = scene.objects
+        if first.x + first.y < second.x + second.y:
+            break
+        first, second = place(first, rng), place(second, rng)
+        if _fits_two_objects(first, second):
+            scene = SceneSpec((first, second), scene.background)
+    return scene

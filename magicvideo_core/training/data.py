@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from magicvideo_core.moving_shapes.captions import VOCABULARY, training_caption
+from magicvideo_core.moving_shapes.captions import VOCABULARY, training_caption, words_of_objects
 from magicvideo_core.moving_shapes.renderer import (
     frame_parameters,
     keyframe_times,
@@ -21,15 +21,28 @@ from magicvideo_core.moving_shapes.renderer import (
     render_batch,
     without_texture,
 )
-from magicvideo_core.moving_shapes.world import MOVES, SceneSpec, sample_scene
+from magicvideo_core.moving_shapes.world import MOVES, SceneSpec, in_reading_order, sample_scene
 
 NUM_KEYFRAMES = 16
 # How often the caption is left out, so that a network also learns what guidance compares with.
 CAPTION_DROPOUT = 0.1
-TWO_OBJECT_SHARE = 0.3
+TWO_OBJECT_SHARE = 0.6
 FIRST_FRAME_SHARE = 0.9
 # How many of the clips with an easy motion are drawn again: spinning takes longest to learn, then the four directions.
 EASY_MOTIONS = {"standing still": 0.85, "growing": 0.8, "shrinking": 0.8, **dict.fromkeys(MOVES, 0.75)}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Of the frames whose captions tell of two objects: which words speak of which, and where each is.
+
+    frames_M: indices of these frames. words_M: the two objects' words, by their place in the caption.
+    masks_M2HW: the two objects, 0..1.
+    """
+
+    frames_M: Sequence[int]
+    words_M: Sequence[tuple[range, range]]
+    masks_M2HW: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +51,13 @@ class Shown:
 
     frames_NCHW: RGB in [0, 1]. masks_NHW: 0..1, where the loss looks closest; zeros weigh everything the same.
     plain: gives the same frames as a low resolution knows them before it is applied: without texture, where that is known.
+    told: gives what speaks of what in frames with two objects; None where there are none, or nobody knows.
     """
 
     frames_NCHW: torch.Tensor
     masks_NHW: torch.Tensor
     plain: Callable[[], torch.Tensor]
+    told: Callable[[], Told | None] = lambda: None
 
 
 class Batch(Protocol):
@@ -90,6 +105,24 @@ class RenderedBatch:
             object_masks(parameters, pixels),
             # Once, whoever asks: what is degraded, and where a texture counts more.
             cache(lambda: render_batch(without_texture(parameters), pixels) / 255),
+            lambda: self._told(keyframes, pixels),
+        )
+
+    def _told(self, keyframes: Sequence[int], pixels: int) -> Told | None:
+        words = [words_of_objects(caption) for caption in self.captions]
+        frames = [(n, index) for n, each in enumerate(words) if each for index in range(len(keyframes))]
+        if not frames:
+            return None
+
+        def masks(which: int) -> torch.Tensor:
+            alone = [SceneSpec((self.scenes[n].objects[which],), self.scenes[n].background) for n, _ in frames]
+            times = [self.times[n][keyframes[index]] for n, index in frames]
+            return object_masks(frame_parameters(list(zip(alone, times, strict=True))), pixels)
+
+        return Told(
+            [n * len(keyframes) + index for n, index in frames],
+            [each for each in words if each for _ in keyframes],
+            torch.stack([masks(0), masks(1)], dim=1),
         )
 
 
@@ -108,7 +141,7 @@ class MovingShapes:
     def stills(self, count: int, rng: random.Random) -> RenderedBatch:
         scenes, times, captions = [], [], []
         for _ in range(count):
-            scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1)
+            scene = _drawn_scene(rng)
             # Motion words go with the first frame, where the reference image of that clip would be.
             first_frame = rng.random() < FIRST_FRAME_SHARE
             scenes.append(scene)
@@ -125,6 +158,17 @@ class MovingShapes:
 def _moving_scene(rng: random.Random) -> SceneSpec:
     """A scene to animate: one object or two, the motions that are easy to learn less often."""
     while True:
-        scene = sample_scene(rng, num_objects=2 if rng.random() < TWO_OBJECT_SHARE else 1)
+        scene = _drawn_scene(rng)
         if rng.random() >= min(EASY_MOTIONS.get(each.motion, 0.0) for each in scene.objects):
             return scene
+
+
+def _drawn_scene(rng: random.Random) -> SceneSpec:
+    """One object or two, of which the one that is named first lies nearer to the upper left.
+
+    A prompt does not say where its objects are. Where either may be anywhere, the first thing that a network makes out of
+    noise is a mean of both; an order tells it which words belong to which part of the picture.
+    """
+    if rng.random() < TWO_OBJECT_SHARE:
+        return in_reading_order(sample_scene(rng, num_objects=2), rng)
+    return sample_scene(rng)

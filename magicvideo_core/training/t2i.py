@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, CLIPTextModel
 from magicvideo_core.models.latents import encode
 from magicvideo_core.models.text import added_conditions, embed_prompts
 from magicvideo_core.models.tiny import build_scheduler, build_text_encoder, build_tokenizer, build_unet
+from magicvideo_core.training.binding import BINDING_WEIGHT, binding_loss, watched_cross_attention
 from magicvideo_core.training.data import Data, MovingShapes
 from magicvideo_core.training.diffusion import (
     MAX_SNR_WEIGHT,
@@ -70,13 +71,13 @@ class TextToImageRecipe:
 
     def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         pixels = rng.choices(list(self.shares), list(self.shares.values()))[0]
-        error = self.image_loss(pixels, self.batch_sizes[pixels], rng, generator)
-        return error, {f"loss_{pixels}": float(error.detach())}
+        loss, metrics = self.image_loss(pixels, self.batch_sizes[pixels], rng, generator)
+        return loss, {f"loss_{pixels}": float(loss.detach()), **metrics}
 
     def image_loss(
         self, pixels: int, count: int, rng: random.Random, generator: torch.Generator, unet: nn.Module | None = None
-    ) -> torch.Tensor:
-        """The denoising loss of one batch of `count` stills; `unet` may be another user of the same layers."""
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of one batch of `count` stills, and what else to log; `unet` may be another user of the same layers."""
         stills = self.data.stills(count, rng)
         shown = stills.show([0], pixels)
         latents = encode(self.vae, shown.frames_NCHW, chunk_size=count)
@@ -93,14 +94,20 @@ class TextToImageRecipe:
             source, max_weight = second_pass_source(latents, self.vae, shown, 1, rng, generator)
         batch = add_noise(source, noise, timesteps, self.scheduler, max_weight=max_weight)
         prompt_embeds, pooled = embed_prompts(stills.captions, self.tokenizer, self.text_encoder)
-        predicted = (unet or self.unet)(
-            batch.noisy,
-            timesteps,
-            prompt_embeds,
-            added_cond_kwargs=added_conditions(self.unet, pooled, pixels, pixels),
-        ).sample
+        told = shown.told()
+        with watched_cross_attention(self.unet, watch=told is not None) as maps:
+            predicted = (unet or self.unet)(
+                batch.noisy,
+                timesteps,
+                prompt_embeds,
+                added_cond_kwargs=added_conditions(self.unet, pooled, pixels, pixels),
+            ).sample
         error = weighted_error(predicted, latents, batch.loss_weights_N, weights)
-        return error + MOTION_TOLD_WEIGHT * motion_told_loss(pooled, stills.captions)
+        loss = error + MOTION_TOLD_WEIGHT * motion_told_loss(pooled, stills.captions)
+        if told is None:
+            return loss, {}
+        bound = binding_loss(maps, told, timesteps)
+        return loss + BINDING_WEIGHT * bound, {"binding": float(bound.detach())}
 
     def save(self, directory: Path) -> None:
         """Store in the hub layout of a text-to-image pipeline."""

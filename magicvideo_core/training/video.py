@@ -49,7 +49,7 @@ from magicvideo_core.training.text import MOTION_TOLD_WEIGHT, motion_told_loss
 
 PIXELS = {"i2v": 64, "v2v": 128}
 REFERENCE_DROPOUT = 0.1
-V2V_MAX_TIMESTEP = 600
+V2V_MAX_TIMESTEP = 700
 # Below MOTION_MIN_TIMESTEP the noised frames themselves show where each object is: only above it is motion learned. What the
 # first step at the top of the schedule decides (which way, how far), no later step takes back.
 MOTION_MIN_TIMESTEP = 900
@@ -139,13 +139,16 @@ class VideoRecipe:
     def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         kind = rng.choices(list(self.mixture.shares), list(self.mixture.shares.values()))[0]
         count = self.mixture.batch_sizes[kind]
+        metrics: dict[str, float] = {}
         if kind.startswith("image"):
-            error = self._image_loss(int(kind.removeprefix("image")), count, rng, generator)
+            loss, metrics = self._image_loss(int(kind.removeprefix("image")), count, rng, generator)
         else:
-            error = self._video_loss(kind, count, rng, generator)
-        return error, {f"loss_{kind}": float(error.detach())}
+            loss = self._video_loss(kind, count, rng, generator)
+        return loss, {f"loss_{kind}": float(loss.detach()), **metrics}
 
-    def _image_loss(self, pixels: int, count: int, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
+    def _image_loss(
+        self, pixels: int, count: int, rng: random.Random, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         def without_reference(latents, timesteps, prompt_embeds, added_cond_kwargs):  # type: ignore[no-untyped-def]
             # The shared attention layers carry image K/V now: an empty list of image tokens leaves them out.
             return self.images.unet(latents, timesteps, (prompt_embeds, []), added_cond_kwargs=added_cond_kwargs)

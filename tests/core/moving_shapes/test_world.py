@@ -10,6 +10,7 @@ from magicvideo_core.moving_shapes.world import (
     MOTIONS,
     SHAPES,
     SIZES,
+    in_reading_order,
     is_held_out,
     parse_prompt,
     sample_scene,
@@ -57,6 +58,7 @@ def test_objects_stay_inside_and_apart(num_objects: int) -> None:
     for _ in range(100):
         scene = sample_scene(rng, num_objects=num_objects, held_out=False)
         assert not scene.held_out
+        scene = in_reading_order(scene, rng) if num_objects == 2 else scene
         for spec in scene.objects:
             for u in (0.0, 0.5, 1.0):
                 x, y, radius, _ = spec.at(u)
@@ -69,6 +71,16 @@ def test_objects_stay_inside_and_apart(num_objects: int) -> None:
             for u in (0.0, 1.0):
                 (ax, ay, ar, _), (bx, by, br, _) = first.at(u), second.at(u)
                 assert math.hypot(ax - bx, ay - by) > ar + br
+
+
+def test_in_reading_order_the_first_object_is_nearer_to_the_upper_left() -> None:
+    rng = random.Random(3)
+    scenes = [in_reading_order(sample_scene(rng, num_objects=2), rng) for _ in range(200)]
+    ordered = [first.x + first.y < second.x + second.y for first, second in (scene.objects for scene in scenes)]
+    # An object that moves up begins low, one that moves right begins at the left: that pair hardly fits in order.
+    assert sum(ordered) > 180
+    kept = sample_scene(rng, num_objects=2)
+    assert in_reading_order(kept, rng).prompt == kept.prompt
 
 
 def test_held_out_scenes_can_be_asked_for() -> None:
