@@ -183,16 +183,22 @@ def sample_scene(rng: random.Random, *, num_objects: int = 1, held_out: bool | N
             first, second = place(first, rng), place(second, rng)
 
 
-def in_reading_order(scene: SceneSpec, rng: random.Random, tries: int = 64) -> SceneSpec:
-    """A scene of two with its objects placed again until the first lies nearer to the upper left (x + y) than the second.
+def in_reading_order(scene: SceneSpec, rng: random.Random, *, margin: float = 0.4, tries: int = 64) -> SceneSpec:
+    """A scene of two with its objects placed again until the first lies nearer to the upper left than the second.
 
-    After `tries` the scene stays as it is: an object that moves up and one that moves right hardly fit in that order.
+    Their x + y then differ by `margin` (canvas units), or by the most that was found in `tries`: an object that moves up begins
+    low and one that moves right begins at the left, so that such a pair hardly fits in that order.
     """
+    best, lead = scene, _lead(*scene.objects)
     for _ in range(tries):
-        first, second = scene.objects
-        if first.x + first.y < second.x + second.y:
+        if lead >= margin:
             break
-        first, second = place(first, rng), place(second, rng)
-        if _fits_two_objects(first, second):
-            scene = SceneSpec((first, second), scene.background)
-    return scene
+        first, second = (place(each, rng) for each in scene.objects)
+        if _fits_two_objects(first, second) and _lead(first, second) > lead:
+            best, lead = SceneSpec((first, second), scene.background), _lead(first, second)
+    return best
+
+
+def _lead(first: ObjectSpec, second: ObjectSpec) -> float:
+    """How much nearer to the upper left the first object is, along x + y."""
+    return second.x + second.y - first.x - first.y
