@@ -1,9 +1,10 @@
 """The order in which shards go through the stages; what generate and retry have in common."""
 
 from collections.abc import Iterator, Sequence
+from queue import SimpleQueue
 from typing import Any
 
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks.run_stage import run_stage
@@ -11,18 +12,24 @@ from tasks.run_stage import run_stage
 # How many (shard, stage) pairs may be open at once. They only wait for their pool and for the stage before, so this
 # bounds how many shards are under way, not how much is computed.
 MAX_OPEN_STAGES = 64
+# Those that wait for a thread are Prefect tasks already: a run of thousands of shards would hold them all in memory.
+_MAX_SUBMITTED = 2 * MAX_OPEN_STAGES
 # Typed as Any: Prefect's generic runner does not match its own decorator.
 TASK_RUNNER: Any = ThreadPoolTaskRunner(max_workers=MAX_OPEN_STAGES)
 
 
 def run_in_waves(run_uri: str, shard_ids: Sequence[int], stages: Sequence[str]) -> None:
     """Take the shards of the engine at `run_uri` through its stages. Raises the error of the first task that failed."""
-    futures = [
-        run_stage.submit(run_uri, stage, shard_id, return_state=False)
-        for shard_id, stage in in_waves(shard_ids, stages)
-    ]
-    for future in as_completed(futures):
-        future.result()
+    done: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
+    num_open = 0
+    for shard_id, stage in in_waves(shard_ids, stages):
+        if num_open == _MAX_SUBMITTED:
+            done.get().result()
+            num_open -= 1
+        run_stage.submit(run_uri, stage, shard_id, return_state=False).add_done_callback(done.put)
+        num_open += 1
+    for _ in range(num_open):
+        done.get().result()
 
 
 def in_waves(shard_ids: Sequence[int], stages: Sequence[str]) -> Iterator[tuple[int, str]]:

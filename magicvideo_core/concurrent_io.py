@@ -17,10 +17,10 @@ def map_concurrently(call: Callable[[T], R], items: Iterable[T], num_threads: in
     """
     remaining: Iterator[T] = iter(items)
     first = list(islice(remaining, 2))
-    if len(first) < 2:
-        yield from map(call, first)
-        return
     remaining = chain(first, remaining)
+    if len(first) < 2 or num_threads == 1:
+        yield from map(call, remaining)
+        return
     with ThreadPoolExecutor(num_threads) as executor:
         open_calls: deque[Future[R]] = deque()
         try:

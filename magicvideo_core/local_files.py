@@ -7,12 +7,15 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 # Names of files that are no objects: unfinished writes, and probes.
 TEMPORARY_PREFIX = ".part-"
 # The file system has no hard links, not here, or no more of them.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+# What tells the parts of this process from those of all others that write to the disk; a fork has another id.
+_PROCESS, _numbers = secrets.token_hex(8), count()
 
 
 def read_file(path: str) -> bytes:
@@ -21,13 +24,13 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: str | Path, data: bytes) -> None:
     """Put the bytes in place at once; folders are made, a file of the name is replaced."""
     part = _write_part(path, data)
     try:
         os.replace(part, path)
     except BaseException:
-        _remove(part)
+        delete_file(part)
         raise
 
 
@@ -46,8 +49,14 @@ def create_file(path: Path, data: bytes) -> bool:
             return False
         os.replace(part, path)
     finally:
-        _remove(part)
+        delete_file(part)
     return True
+
+
+def delete_file(path: str) -> None:
+    """Remove a file; none being there is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -107,7 +116,7 @@ def unfinished_files(folder: str, older_than_s: float) -> Iterator[tuple[str, in
                     yield os.path.relpath(path, folder), status.st_size
 
 
-def _write_part(path: Path, data: bytes) -> str:
+def _write_part(path: str | Path, data: bytes) -> str:
     """Write the bytes beside where they belong, under a name that no listing shows."""
     part = os.path.join(os.path.dirname(path), _part_name())
     descriptor = _open_new(part)
@@ -122,7 +131,7 @@ def _write_part(path: Path, data: bytes) -> str:
         finally:
             os.close(descriptor)
     except BaseException:
-        _remove(part)
+        delete_file(part)
         raise
     return part
 
@@ -137,10 +146,5 @@ def _open_new(path: str) -> int:
         return os.open(path, flags, 0o666)
 
 
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
 def _part_name() -> str:
-    return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    return f"{TEMPORARY_PREFIX}{_PROCESS}-{os.getpid()}-{next(_numbers)}"

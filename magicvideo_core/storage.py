@@ -21,7 +21,15 @@ from magicvideo_core.filesystems import (
     put,
     strip_protocol,
 )
-from magicvideo_core.local_files import TEMPORARY_PREFIX, copy_file, create_file, read_file, walk_sizes, write_file
+from magicvideo_core.local_files import (
+    TEMPORARY_PREFIX,
+    copy_file,
+    create_file,
+    delete_file,
+    read_file,
+    walk_sizes,
+    write_file,
+)
 from magicvideo_core.patience import PATIENCE_S, PERMANENT, is_conflict, with_retries
 from magicvideo_core.redact import redact
 
@@ -84,7 +92,7 @@ class Storage:
         """Store an object so that a reader sees all of it or none."""
         uri = self.join(key)
         if self._local:
-            self._try(f"write {uri}", lambda: write_file(Path(uri), data))
+            self._try(f"write {uri}", lambda: write_file(uri, data))
         else:
             self._try(f"write {uri}", lambda: put(uri, data))
         return _stored(uri, data)
@@ -179,7 +187,7 @@ class Storage:
         """Remove an object; none being there is fine."""
         uri = self.join(key)
         if self._local:
-            self._try(f"delete {uri}", lambda: Path(uri).unlink(missing_ok=True))
+            self._try(f"delete {uri}", lambda: delete_file(uri))
         else:
             # Gone already, or by a first try whose reply was lost.
             with contextlib.suppress(FileNotFoundError):

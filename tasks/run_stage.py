@@ -259,5 +259,7 @@ def _artifact(storage: Storage, row: ManifestRow) -> StoredObject:
 
 def _clear_journal(storage: Storage, stage: str, shard_id: int) -> None:
     keys = storage.list(journal_prefix(stage, shard_id))
-    for _ in map_concurrently(storage.delete, keys, storage.num_readers):
+    # Handing it to a thread takes longer than removing a small file.
+    num_threads = storage.num_readers if storage.local_folder is None else 1
+    for _ in map_concurrently(storage.delete, keys, num_threads):
         pass

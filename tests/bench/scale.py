@@ -12,21 +12,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 
 from magicvideo_core.clips import ClipTable
 from magicvideo_core.ids import STAGES
-from magicvideo_core.manifest.layout import manifest_key, run_json_key
+from magicvideo_core.manifest.layout import manifest_key
 from magicvideo_core.manifest.parquet import table_to_parquet
 from magicvideo_core.manifest.schema import MANIFEST_SCHEMA
-from magicvideo_core.storage import Storage
 from tasks.environment import set_environment
 
 SHARD_SIZE = 250
@@ -142,15 +143,24 @@ def resume(folder: Path) -> dict[str, Any]:
 
 
 def prefect(folder: Path) -> dict[str, Any]:
-    """All shard-stages as Prefect tasks that do nothing, with the server that `generate` would start."""
+    """All shard-stages as Prefect tasks that do nothing, with the server that `generate` would start.
+
+    Requests and events are those of this process, the server's only client.
+    """
     set_environment()
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
     from prefect import flow, task
+    from prefect.events.clients import PrefectEventsClient
 
     import flows.waves
     from flows.launch import _start_prefect
 
-    shards = json.loads(Storage(folder / "run").read(run_json_key()))["num_shards"]
+    with (folder / "prompts.jsonl").open() as file:
+        shards = -(-sum(1 for _ in file) // SHARD_SIZE)
+    sent: Counter[str] = Counter()
+    _count_calls(sent, "requests", httpx.Client, "send")
+    _count_calls(sent, "requests", httpx.AsyncClient, "send")
+    _count_calls(sent, "events", PrefectEventsClient, "emit")
 
     @task(task_run_name="{stage}-shard-{shard_id}", persist_result=False)
     def run_stage(run_uri: str, stage: str, shard_id: int) -> dict[str, int]:
@@ -170,7 +180,18 @@ def prefect(folder: Path) -> dict[str, Any]:
         load()
         took_s = time.monotonic() - started_s
     size = sum(path.stat().st_size for path in (folder / "prefect").rglob("*.db*"))
-    return {"tasks": shards * len(STAGES), "flow_s": round(took_s, 1), "database_mb": round(size / 1e6)}
+    return {"tasks": shards * len(STAGES), **sent, "flow_s": round(took_s, 1), "database_mb": round(size / 1e6)}
+
+
+def _count_calls(counts: Counter[str], name: str, owner: type, method: str) -> None:
+    """Count the calls of a method from here on."""
+    called = getattr(owner, method)
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        counts[name] += 1
+        return called(*arguments, **named)
+
+    setattr(owner, method, counted)
 
 
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
