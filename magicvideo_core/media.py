@@ -161,10 +161,10 @@ def _encode(
         stream.pix_fmt = pixel_format
         # More threads change the bytes, and the cores belong to the stages.
         stream.codec_context.thread_count = 1
-        reformatter = VideoReformatter()
+        reformatter, frame_time = VideoReformatter(), 1 / rate
         for index, frame in enumerate(frames):
             picture = _from_rgb(reformatter, np.ascontiguousarray(frame), pixel_format)
-            picture.pts, picture.time_base = index, 1 / rate
+            picture.pts, picture.time_base = index, frame_time
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return buffer.getvalue()

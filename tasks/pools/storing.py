@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from magicvideo_core.errors import MediaError, UpstreamLostError
-from magicvideo_core.logs import event
 from magicvideo_core.manifest.journal import write_record
 from magicvideo_core.manifest.layout import artifact_key
 from magicvideo_core.manifest.schema import ManifestRow
@@ -143,7 +142,6 @@ class _Clip:
         row = terminal_row(job, self._work, "succeeded", **self._values, **vars(effort))
         with storage_trouble(f"record clip {clip_id}"):
             write_record(job.storage, row)
-        event("clip made", **self._about, duration_s=round(effort.duration_s, 4))
         return row
 
     def _raised(self, error: Exception) -> Raised:
