@@ -58,7 +58,12 @@ def check_ray_outlives_process() -> None:
 
 
 def import_ray() -> None:
-    """Import Ray by itself: it takes more than a second, and beside Prefect both would take as long as both."""
+    """Import Ray by itself: it takes more than a second, and beside Prefect both would take as long as both.
+
+    With it comes what Ray imports with its first call and Prefect with its first flow: two threads that begin to import
+    `pydantic.v1` at the same time find it half there and fail.
+    """
+    import pydantic.v1.fields  # noqa: F401
     import ray  # noqa: F401
 
 
