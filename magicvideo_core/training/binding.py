@@ -36,7 +36,9 @@ def watched_cross_attention(unet: nn.Module, *, watch: bool = True) -> Iterator[
         query, key = (each.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for each in (query, key))
         maps.append((query @ key.transpose(-1, -2) * attention.scale).float().softmax(-1))
 
-    watched = [module for name, module in unet.named_modules() if watch and name.endswith("attn2")]
+    watched = [
+        module for name, module in unet.named_modules() if watch and name.endswith("attn2") and ".attentions." in name
+    ]
     hooks = [module.register_forward_hook(keep, with_kwargs=True) for module in watched]
     try:
         yield maps
@@ -45,14 +47,17 @@ def watched_cross_attention(unet: nn.Module, *, watch: bool = True) -> Iterator[
             hook.remove()
 
 
-def binding_loss(maps: list[torch.Tensor], told: Told, timesteps_N: torch.Tensor) -> torch.Tensor:
+def binding_loss(
+    maps: list[torch.Tensor], told: Told, timesteps_N: torch.Tensor, *, max_timestep: int = MAX_TIMESTEP
+) -> torch.Tensor:
     """Mean over the objects' places of -log(attention to the own words / attention to both objects' words).
 
     After TokenCompose (Wang et al., arXiv 2312.03626), which holds each word to its object's mask; here the two objects'
-    words are held apart, and how much of the attention goes to neither is left free. A word is one token.
+    words are held apart, and how much of the attention goes to neither is left free. A word is one token. Only images below
+    `max_timestep` count.
     """
     frames = torch.tensor(told.frames_M)
-    early = (timesteps_N[frames] < MAX_TIMESTEP).float()
+    early = (timesteps_N[frames] < max_timestep).float()
     spoken_M2L = torch.zeros(len(frames), 2, maps[0].shape[-1])
     for m, words in enumerate(told.words_M):
         for k, part in enumerate(words):

@@ -23,20 +23,18 @@ from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
 from magicvideo_core.models import ip_adapter
-from magicvideo_core.models.latents import encode
-from magicvideo_core.models.spatial import inflate, motion_state, share_spatial_layers, temporal_positions
-from magicvideo_core.models.text import added_conditions, embed_prompts
+from magicvideo_core.models.latents import encode, resized
+from magicvideo_core.models.spatial import inflate, motion_state, share_spatial_layers
 from magicvideo_core.models.tiny import (
     build_controlnet,
     build_image_encoder,
     build_image_projection,
     build_motion_adapter,
-    image_encoder_input,
 )
-from magicvideo_core.sampling.controlnet import reference_residuals
-from magicvideo_core.sampling.denoise import prior_noise
+from magicvideo_core.training.binding import BINDING_WEIGHT, binding_loss, watched_cross_attention
 from magicvideo_core.training.data import NUM_KEYFRAMES, Data
 from magicvideo_core.training.diffusion import (
+    MAX_DEGRADED_WEIGHT,
     add_noise,
     latent_weights,
     sample_early_timesteps,
@@ -44,6 +42,7 @@ from magicvideo_core.training.diffusion import (
     second_pass_source,
     weighted_error,
 )
+from magicvideo_core.training.painter import Painter, unfold
 from magicvideo_core.training.t2i import TextToImageRecipe
 from magicvideo_core.training.text import MOTION_TOLD_WEIGHT, motion_told_loss
 
@@ -56,10 +55,8 @@ MOTION_MIN_TIMESTEP = 900
 MOTION_SHARE = 0.3
 FIRST_STEP_MIN_TIMESTEP = 980
 FIRST_STEP_SHARE = 0.45
-# The latent noise prior is trained in: most clips' noise has its mean moved toward the reference latent by this timestep's
-# share of signal, at every noise level, which is what a deterministic sampler that starts from it passes through.
-NOISE_PRIOR_TIMESTEP = 700
-NOISE_PRIOR_DROPOUT = 0.15
+# How often V2V's source is what I2V paints.
+PAINTED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,6 @@ class VideoRecipe:
         `reference_dropout`: how often a clip goes without its image tokens, and without its ControlNet, each by itself.
         """
         self.mixture = mixture
-        self.reference_dropout = reference_dropout
         self.images = TextToImageRecipe(base / "t2i", batch_sizes={64: 1}, data=data)
         unet = self.images.unet
         first = inflate(unet, _load_or_build_adapter(base / "i2v" / "motion_adapter"))
@@ -111,6 +107,7 @@ class VideoRecipe:
             if image_encoder.exists()
             else build_image_encoder()
         )
+        self.painter = Painter(self.images, self.video_unets, self.controlnet, self.image_encoder, reference_dropout)
         self.modules = nn.ModuleDict({"motion_i2v": _motion_modules(first), "motion_v2v": _motion_modules(second)})
         self.modules["appearance"] = _appearance_modules(first)
         # Parameters count under the first name that reaches them: what is left for this one are the spatial layers.
@@ -139,11 +136,10 @@ class VideoRecipe:
     def loss(self, rng: random.Random, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         kind = rng.choices(list(self.mixture.shares), list(self.mixture.shares.values()))[0]
         count = self.mixture.batch_sizes[kind]
-        metrics: dict[str, float] = {}
         if kind.startswith("image"):
             loss, metrics = self._image_loss(int(kind.removeprefix("image")), count, rng, generator)
         else:
-            loss = self._video_loss(kind, count, rng, generator)
+            loss, metrics = self._video_loss(kind, count, rng, generator)
         return loss, {f"loss_{kind}": float(loss.detach()), **metrics}
 
     def _image_loss(
@@ -155,18 +151,20 @@ class VideoRecipe:
 
         return self.images.image_loss(pixels, count, rng, generator, without_reference)  # type: ignore[arg-type]
 
-    def _video_loss(self, kind: str, count: int, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
+    def _video_loss(
+        self, kind: str, count: int, rng: random.Random, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         pixels = PIXELS[kind]
         clips = self.images.data.clips(count, rng)
         chosen = _chosen_frames(self.mixture.frames_per_clip[kind], rng)
         shown = clips.show(chosen, pixels)
         folded = encode(self.images.vae, shown.frames_NCHW)
-        latents = _unfold(folded, count)
-        weights = _unfold(latent_weights(shown, textures=kind == "v2v"), count)
+        latents = unfold(folded, count)
+        weights = unfold(latent_weights(shown, textures=kind == "v2v"), count)
         noise = torch.randn(latents.shape, generator=generator)
-        reference = shown.frames_NCHW[:: len(chosen)]
+        guide = self.painter.guide(clips.captions, shown.frames_NCHW[:: len(chosen)], chosen, rng)
         if kind == "i2v":
-            noise = self._with_prior(noise, reference, rng)
+            noise = self.painter.with_prior(noise, guide.reference_NCHW, rng)
             timesteps = sample_early_timesteps(
                 count,
                 rng,
@@ -177,39 +175,22 @@ class VideoRecipe:
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
             timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
-            source, max_weight = second_pass_source(folded, self.images.vae, shown, len(chosen), rng, generator)
-            batch = add_noise(_unfold(source, count), noise, timesteps, self.images.scheduler, max_weight=max_weight)
-        prompt_embeds, pooled = embed_prompts(clips.captions, self.images.tokenizer, self.images.text_encoder)
-        kept = torch.tensor([rng.random() >= self.reference_dropout for _ in range(count)])
-        controlled = torch.tensor([float(rng.random() >= self.reference_dropout) for _ in range(count)])
-        image_input = image_encoder_input(reference) * kept[:, None, None, None]
-        image_embeds = self.image_encoder(image_input, output_hidden_states=True).hidden_states[-2][:, None]
-        down, mid = reference_residuals(
-            self.controlnet, batch.noisy, timesteps, prompt_embeds, reference, conditioning_scale=controlled
-        )
-        with temporal_positions(self.video_unets[kind], chosen):
-            predicted = self.video_unets[kind](
-                batch.noisy,
-                timesteps,
-                # diffusers' video UNet wants the tokens once per frame, everything else once per clip.
-                prompt_embeds.repeat_interleave(len(chosen), dim=0),
-                added_cond_kwargs={
-                    **added_conditions(self.images.unet, pooled, pixels, pixels),
-                    "image_embeds": [image_embeds],
-                },
-                down_block_additional_residuals=down,
-                mid_block_additional_residual=mid,
-            ).sample
+            if rng.random() < PAINTED_SHARE:
+                keyframes = self.painter.keyframes(clips, chosen, PIXELS["i2v"], rng, generator)
+                source, max_weight = encode(self.images.vae, resized(keyframes, pixels)), MAX_DEGRADED_WEIGHT
+            else:
+                source, max_weight = second_pass_source(folded, self.images.vae, shown, len(chosen), rng, generator)
+            batch = add_noise(unfold(source, count), noise, timesteps, self.images.scheduler, max_weight=max_weight)
+        told = shown.told()
+        with watched_cross_attention(self.video_unets[kind], watch=told is not None) as maps:
+            predicted = self.painter.predict(kind, batch.noisy, timesteps, guide)
         error = weighted_error(predicted, latents, batch.loss_weights_N, weights)
-        return error + MOTION_TOLD_WEIGHT * motion_told_loss(pooled, clips.captions)
-
-    def _with_prior(self, noise: torch.Tensor, reference_NCHW: torch.Tensor, rng: random.Random) -> torch.Tensor:
-        """NCFHW noise with the latent noise prior of inference, left out for some clips."""
-        moved = prior_noise(
-            encode(self.images.vae, reference_NCHW), noise, self.images.scheduler, prior_timestep=NOISE_PRIOR_TIMESTEP
-        )
-        plain = torch.tensor([rng.random() < NOISE_PRIOR_DROPOUT for _ in range(len(noise))])
-        return torch.where(plain[:, None, None, None, None], noise, moved)
+        loss = error + MOTION_TOLD_WEIGHT * motion_told_loss(guide.pooled, clips.captions)
+        if told is None:
+            return loss, {}
+        # At any noise level: where each object begins, the reference shows.
+        bound = binding_loss(maps, told, timesteps.repeat_interleave(len(chosen)), max_timestep=1000)
+        return loss + BINDING_WEIGHT * bound, {f"binding_{kind}": float(bound.detach())}
 
     # ---- storage ------------------------------------------------------------------------------------------------------
 
@@ -241,11 +222,6 @@ def _chosen_frames(count: int, rng: random.Random) -> list[int]:
     `count` - 1 equal stretches of the others."""
     edges = [1 + (NUM_KEYFRAMES - 1) * n / (count - 1) for n in range(count)] if count > 1 else []
     return [0, *(rng.randrange(round(low), round(high)) for low, high in pairwise(edges))]
-
-
-def _unfold(folded: torch.Tensor, clips: int) -> torch.Tensor:
-    """(N * F, C, H, W) to NCFHW."""
-    return folded.view(clips, -1, *folded.shape[1:]).transpose(1, 2)
 
 
 def _load_or_build_adapter(*candidates: Path) -> MotionAdapter:

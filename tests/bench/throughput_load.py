@@ -15,8 +15,9 @@ from pathlib import Path
 
 from magicvideo_core.config import RunConfig, load_config
 from magicvideo_core.ids import STAGES
+from magicvideo_core.local_files import write_file
 from magicvideo_core.manifest.table import read_manifests
-from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png
+from magicvideo_core.media import decode_image, decode_video, encode_lossless, encode_mp4, encode_png, stored_shape
 from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.stages.base import ARTIFACT_SUFFIXES, Stage, StageItem
 from magicvideo_core.stages.fake import FakeStage
@@ -84,10 +85,13 @@ class Record:
 
 
 class Worker:
-    """One stage in one process, as a person would write it: plain files, nothing checked, nothing tried again."""
+    """One stage in one process, as a person would write it: plain files, nothing checked, nothing tried again.
 
-    def __init__(self, stage: str, load: Load) -> None:
-        self._stage, self._folder = stage, Path(load.folder)
+    A `durable` one checks what it has encoded and leaves what the pipeline leaves: whole files that outlive a power cut.
+    """
+
+    def __init__(self, stage: str, load: Load, *, durable: bool = False) -> None:
+        self._stage, self._folder, self._durable = stage, Path(load.folder), durable
         self.model: Stage = FakeStage(stage, load.config)
         self.model.load("cpu")
         for folder in ("artifacts", "records"):
@@ -109,10 +113,19 @@ class Worker:
             data = encode_png(made[0])
         else:
             data = (encode_mp4 if self._stage == "vfi" else encode_lossless)(made, outcome.fps)
-        self._artifact(self._stage, clip.clip_id).write_bytes(data)
+        if self._durable:
+            assert stored_shape(data) == made.shape
+        self._write(self._artifact(self._stage, clip.clip_id), data)
         record = Record(self._stage, clip.clip_id, str(os.getpid()), started_s, time.time() - started_s)
-        (self._folder / "records" / self._stage / f"{clip.clip_id}.json").write_text(json.dumps(asdict(record)))
+        target = self._folder / "records" / self._stage / f"{clip.clip_id}.json"
+        self._write(target, json.dumps(asdict(record)).encode())
         return prompt
+
+    def _write(self, path: Path, data: bytes) -> None:
+        if self._durable:
+            write_file(path, data)
+        else:
+            path.write_bytes(data)
 
     def _artifact(self, stage: str, clip_id: str) -> Path:
         return self._folder / "artifacts" / stage / f"{clip_id}{ARTIFACT_SUFFIXES[stage]}"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,9 @@ def prefect_ray(load: Load) -> list[Record]:
     return read_records(Path(load.folder))
 
 
-def loop(load: Load) -> list[Record]:
+def loop(load: Load, *, durable: bool = False) -> list[Record]:
     """A loop over clips and stages in one process, on one device."""
-    workers = [Worker(stage, load) for stage in STAGES]
+    workers = [Worker(stage, load, durable=durable) for stage in STAGES]
     for prompt in load.prompts:
         for worker in workers:
             worker.run(prompt)
@@ -121,6 +122,7 @@ SYSTEMS: dict[str, Callable[[Load], list[Record]]] = {
     "Ray Data": ray_data,
     "prefect-ray": prefect_ray,
     "loop": loop,
+    "durable loop": partial(loop, durable=True),
 }
 # What is left of a clip's work after a kill, and what the system writes for it.
 WRITES = {
@@ -128,4 +130,5 @@ WRITES = {
     "Ray Data": "artifact and record as plain files; rows of a block once it is through all stages; a killed run begins anew",
     "prefect-ray": "artifact and record as plain files; states of tasks in Prefect's database; a killed run begins anew",
     "loop": "artifact and record as plain files; a killed run begins anew",
+    "durable loop": "artifact, checked, and record synchronised to disk; a killed run begins anew",
 }

@@ -39,6 +39,7 @@ def test_attention_to_the_own_words_costs_less_than_to_the_others() -> None:
     assert binding_loss([right], told, timestep) < 0.1 < 1 < binding_loss([wrong], told, timestep)
     # Before anything shows where an object will be, nothing is asked.
     assert binding_loss([wrong], told, torch.tensor([999])) == 0
+    assert binding_loss([wrong], told, torch.tensor([999]), max_timestep=1000) > 1
 
 
 def test_every_cross_attention_of_the_unet_is_watched_with_gradients() -> None:

@@ -9,11 +9,13 @@ from diffusers import AutoencoderDC
 from safetensors.torch import load_file
 
 from magicvideo_core.config import load_config
+from magicvideo_core.config.weights import EMBEDDED_FOLDER
 from magicvideo_core.errors import ConfigError, WeightsError
 from magicvideo_core.prompts import clip_of_prompt
 from magicvideo_core.stages.base import StageItem
 from magicvideo_core.stages.registry import create_stage
 from magicvideo_core.training import package
+from magicvideo_core.training.data import MovingShapes
 from magicvideo_core.training.loop import TrainingSettings, run_training
 from magicvideo_core.training.modules import parse_mixture, train
 from magicvideo_core.training.t2i import TextToImageRecipe
@@ -71,6 +73,18 @@ def test_training_frames_begin_with_the_reference_and_ascend() -> None:
         assert chosen[0] == 0
         assert chosen == sorted(set(chosen))
         assert len(chosen) == count
+
+
+def test_what_i2v_paints_for_v2v_to_repair_is_about_the_clip_that_was_noised() -> None:
+    mixture = Mixture(shares={"v2v": 1.0}, batch_sizes={"v2v": 6})
+    recipe = VideoRecipe(EMBEDDED_FOLDER, mixture=mixture, reference_dropout=0.0)
+    frames = [0, 5, 10, 15]
+    clips = MovingShapes(caption_dropout=0.0).clips(6, random.Random(1))
+    painted = recipe.painter.keyframes(clips, frames, 64, random.Random(0), torch.Generator().manual_seed(0))
+    shown = clips.show(frames, 64)
+    frozen = shown.frames_NCHW[:: len(frames)].repeat_interleave(len(frames), dim=0)
+    error, frozen_error = ((each - shown.frames_NCHW).square().mean() for each in (painted, frozen))
+    assert 0 < error < frozen_error / 2
 
 
 def test_a_decoder_is_trained_on_without_a_change_to_the_latents(family: Path, tmp_path: Path) -> None:
