@@ -48,7 +48,7 @@ from magicvideo_core.training.text import MOTION_TOLD_WEIGHT, motion_told_loss
 
 PIXELS = {"i2v": 64, "v2v": 128}
 REFERENCE_DROPOUT = 0.1
-V2V_MAX_TIMESTEP = 700
+V2V_MAX_TIMESTEP = 800
 # Below MOTION_MIN_TIMESTEP the noised frames themselves show where each object is: only above it is motion learned. What the
 # first step at the top of the schedule decides (which way, how far), no later step takes back.
 MOTION_MIN_TIMESTEP = 900
@@ -56,7 +56,7 @@ MOTION_SHARE = 0.3
 FIRST_STEP_MIN_TIMESTEP = 980
 FIRST_STEP_SHARE = 0.45
 # How often V2V's source is what I2V paints.
-PAINTED_SHARE = 0.5
+PAINTED_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class VideoRecipe:
             )
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
-            timesteps = sample_timesteps(count, generator, mean=0.0, high=V2V_MAX_TIMESTEP)
+            timesteps = sample_timesteps(count, generator, mean=0.4, high=V2V_MAX_TIMESTEP)
             if rng.random() < PAINTED_SHARE:
                 keyframes = self.painter.keyframes(clips, chosen, PIXELS["i2v"], rng, generator)
                 source, max_weight = encode(self.images.vae, resized(keyframes, pixels)), MAX_DEGRADED_WEIGHT
