@@ -31,10 +31,10 @@ from magicvideo_core.evaluation.variants import (
 )
 from magicvideo_core.storage import Storage
 
-_SMALL = (
-    "t2i.height=32", "t2i.width=32", "t2i.num_inference_steps=2", "t2i.first_pass_scale=1.0",
-    "i2v.height=32", "i2v.width=32", "i2v.num_frames=4", "i2v.num_inference_steps=2",
-    "v2v.height=64", "v2v.width=64", "v2v.num_frames=4", "v2v.num_inference_steps=2",
+# Sizes at which the oracle finds the object: where it does not, every variant gets the same verdict.
+_FEW_STEPS = (
+    "t2i.num_inference_steps=10", "t2i.refine_num_inference_steps=5", "i2v.num_inference_steps=6",
+    "v2v.num_inference_steps=4", "i2v.num_frames=4", "v2v.num_frames=4",
 )  # fmt: skip
 
 
@@ -80,11 +80,14 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
 
 
 def test_conditionings_can_be_switched_off_on_real_models(tmp_path: Path) -> None:
-    verdicts = _run(Storage(tmp_path), _SMALL, ["no-reference", "v2v-no-reference"], count=1)
+    verdicts = _run(Storage(tmp_path), _FEW_STEPS, ["no-reference", "v2v-no-reference"], count=1)
     assert not any(each.failed for each in verdicts)
     baseline, nothing, keyframes_alone = (each.values for each in verdicts)
-    assert nothing["i2v"] != baseline["i2v"] == keyframes_alone["i2v"]
-    assert nothing["v2v"] != baseline["v2v"] != keyframes_alone["v2v"]
+    assert baseline["i2v"] == keyframes_alone["i2v"]
+    assert baseline["v2v"] != keyframes_alone["v2v"]
+    for stage in ("i2v", "v2v"):
+        shown, unseen = (next(iter(values[stage].values()))["first_frame_psnr"] for values in (baseline, nothing))
+        assert shown is not None and unseen is not None and shown > unseen + 3
 
 
 def test_a_clip_that_fails_is_counted_and_compared_nowhere(tmp_path: Path) -> None:
