@@ -18,8 +18,7 @@ from magicvideo_core.models.latents import decode, encode, resized
 from magicvideo_core.training.data import Shown
 
 OBJECT_WEIGHT = 3.0
-# How much more a cell counts where a texture changes a colour by more than this share of the range.
-TEXTURE_WEIGHT = 2.0
+# A texture is where it changes a colour by more than this share of the range.
 TEXTURE_LEVEL = 0.02
 LOW_RESOLUTION_NOISE = 0.2
 MAX_SNR_WEIGHT = 8.0
@@ -40,19 +39,19 @@ class NoisyLatents:
     loss_weights_N: torch.Tensor
 
 
-def latent_weights(shown: Shown, *, textures: bool = False, factor: int = 8) -> torch.Tensor:
+def latent_weights(shown: Shown, *, texture_weight: float = 1.0, factor: int = 8) -> torch.Tensor:
     """Loss weights N1HW at latent size: `OBJECT_WEIGHT` on cells that any object touches and around them, mean 1.
 
-    Objects cover a few percent of the pixels: an unweighted loss learns the background and ignores them. With `textures`
-    a texture's cells count `TEXTURE_WEIGHT` times as much again: it is what is learnt last.
+    Objects cover a few percent of the pixels: an unweighted loss learns the background and ignores them. A texture's
+    cells count `texture_weight` times as much again: it is what is learnt last.
     """
     touched = F.max_pool2d((shown.masks_NHW > 0.05).float()[:, None], factor)
     touched = F.max_pool2d(touched, 3, stride=1, padding=1)
     weights = 1 + (OBJECT_WEIGHT - 1) * touched
     weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True)
-    if not textures:
+    if texture_weight == 1:
         return weights
-    return weights * (1 + (TEXTURE_WEIGHT - 1) * F.max_pool2d(textured(shown), factor))
+    return weights * (1 + (texture_weight - 1) * F.max_pool2d(textured(shown), factor))
 
 
 def textured(shown: Shown) -> torch.Tensor:

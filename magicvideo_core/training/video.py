@@ -49,6 +49,7 @@ from magicvideo_core.training.text import MOTION_TOLD_WEIGHT, motion_told_loss
 PIXELS = {"i2v": 64, "v2v": 128}
 REFERENCE_DROPOUT = 0.1
 V2V_MAX_TIMESTEP = 800
+TEXTURE_WEIGHTS = {"i2v": 1.0, "v2v": 4.0}
 # Below MOTION_MIN_TIMESTEP the noised frames themselves show where each object is: only above it is motion learned. What the
 # first step at the top of the schedule decides (which way, how far), no later step takes back.
 MOTION_MIN_TIMESTEP = 900
@@ -160,7 +161,7 @@ class VideoRecipe:
         shown = clips.show(chosen, pixels)
         folded = encode(self.images.vae, shown.frames_NCHW)
         latents = unfold(folded, count)
-        weights = unfold(latent_weights(shown, textures=kind == "v2v"), count)
+        weights = unfold(latent_weights(shown, texture_weight=TEXTURE_WEIGHTS[kind]), count)
         noise = torch.randn(latents.shape, generator=generator)
         guide = self.painter.guide(clips.captions, shown.frames_NCHW[:: len(chosen)], chosen, rng)
         if kind == "i2v":
@@ -178,6 +179,7 @@ class VideoRecipe:
             if rng.random() < PAINTED_SHARE:
                 keyframes = self.painter.keyframes(clips, chosen, PIXELS["i2v"], rng, generator)
                 source, max_weight = encode(self.images.vae, resized(keyframes, pixels)), MAX_DEGRADED_WEIGHT
+                source = _partly_repaired(source, folded, timesteps, rng)
             else:
                 source, max_weight = second_pass_source(folded, self.images.vae, shown, len(chosen), rng, generator)
             batch = add_noise(unfold(source, count), noise, timesteps, self.images.scheduler, max_weight=max_weight)
@@ -222,6 +224,18 @@ def _chosen_frames(count: int, rng: random.Random) -> list[int]:
     `count` - 1 equal stretches of the others."""
     edges = [1 + (NUM_KEYFRAMES - 1) * n / (count - 1) for n in range(count)] if count > 1 else []
     return [0, *(rng.randrange(round(low), round(high)) for low, high in pairwise(edges))]
+
+
+def _partly_repaired(
+    painted: torch.Tensor, truth: torch.Tensor, timesteps_N: torch.Tensor, rng: random.Random
+) -> torch.Tensor:
+    """What a sampler has made of painted frames on its way: half the clips with some of the truth, more at lower timesteps.
+
+    painted, truth: (clips * F, C, H, W).
+    """
+    drawn = [rng.choice((0.0, rng.random())) * (1 - int(timestep) / V2V_MAX_TIMESTEP) for timestep in timesteps_N]
+    repaired = torch.tensor(drawn).repeat_interleave(len(truth) // len(drawn))
+    return torch.lerp(painted, truth, repaired[:, None, None, None])
 
 
 def _load_or_build_adapter(*candidates: Path) -> MotionAdapter:
