@@ -3,6 +3,7 @@
     python tests/bench/throughput.py                               # stages that do nothing, then stages that sleep
     python tests/bench/throughput.py --loads sleep --nodes 4       # the 8 logical GPUs on four nodes
     python tests/bench/throughput.py --systems magicvideo,loop --clips 500 --loads nothing --rounds 5
+    python tests/bench/throughput.py --loads nothing --full-size   # frames as large and as many as the embedded family's
 
 Every system has a process, a folder and a Ray cluster of its own. With rounds the systems alternate, so that what else
 happens on the machine meets all of them; figures are medians over the rounds, and beside them stands how many times as
@@ -44,12 +45,14 @@ HEADINGS = {
 }
 
 
-def make_load(kind: str, num_clips: int, ideal_s: float, folder: Path) -> Load:
+def make_load(kind: str, num_clips: int, ideal_s: float, full_size: bool, folder: Path) -> Load:
     """Return stages that do nothing, or stages that sleep so long that the ideal of the load is `ideal_s`."""
     if kind == "nothing":
-        return Load(num_clips, dict.fromkeys(STAGES, 0.0), 0.0, 0, str(folder))
+        return Load(num_clips, dict.fromkeys(STAGES, 0.0), 0.0, 0, str(folder), full_size)
     scale = ideal_s * NUM_GPUS / num_clips / sum(PROPORTIONS.values())
-    return Load(num_clips, {stage: PROPORTIONS[stage] * scale for stage in STAGES}, LOAD_S, NUM_GPUS, str(folder))
+    return Load(
+        num_clips, {stage: PROPORTIONS[stage] * scale for stage in STAGES}, LOAD_S, NUM_GPUS, str(folder), full_size
+    )
 
 
 @contextmanager
@@ -69,10 +72,10 @@ def cluster(num_nodes: int) -> Iterator[str]:
         made.shutdown()
 
 
-def measure(system: str, kind: str, num_clips: int, ideal_s: float, num_nodes: int) -> dict[str, float]:
+def measure(system: str, kind: str, num_clips: int, ideal_s: float, options: argparse.Namespace) -> dict[str, float]:
     """Run one system in a process of its own; returns its figures."""
-    with tempfile.TemporaryDirectory() as folder, cluster(num_nodes) as address:
-        load = make_load(kind, num_clips, ideal_s, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, cluster(options.nodes) as address:
+        load = make_load(kind, num_clips, ideal_s, options.full_size, Path(folder))
         command = [sys.executable, __file__, "--inside", system, json.dumps(asdict(load))]
         cpu_time = CpuTime()
         printed = subprocess.run(
@@ -93,7 +96,7 @@ def measure_all(kind: str, options: argparse.Namespace) -> dict[str, list[dict[s
             # On one device the loop takes as many times longer.
             num_clips = max(num_clips // NUM_GPUS, 1) if kind == "sleep" and system.endswith("loop") else num_clips
             ideal_s = options.ideal_s * num_clips / options.clips
-            rounds.append(measure(system, kind, num_clips, ideal_s, options.nodes))
+            rounds.append(measure(system, kind, num_clips, ideal_s, options))
             told = ", ".join(f"{heading} {rounds[-1][name]:.2f}" for name, heading in HEADINGS.items())
             print(f"{kind}, round {number + 1}, {system}: {told}", file=sys.stderr, flush=True)
     return found
@@ -128,6 +131,7 @@ def main() -> None:
         "--ideal-s", type=float, default=30.0, help="what the sleeping load takes on always busy devices"
     )
     parser.add_argument("--nodes", type=int, default=1, choices=(1, 2, 4, 8))
+    parser.add_argument("--full-size", action="store_true", help="frames as large and as many as the embedded family's")
     parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:

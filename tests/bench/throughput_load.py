@@ -28,8 +28,7 @@ PROPORTIONS = {"t2i": 1.3, "i2v": 6.8, "v2v": 18.5, "vfi": 0.5}
 # Ends of (clip, stage) that are looked at together: of several that go in one call, the ends bunch.
 SLICE = 40
 # 16x16 pixels, 4 keyframes, 10 frames at the end: what is computed and encoded takes some milliseconds a clip.
-_SMALL = (
-    *(f"{stage}.backend=fake" for stage in STAGES),
+SMALL = (
     *(f"{stage}.{side}=16" for stage in ("t2i", "i2v", "v2v") for side in ("height", "width")),
     *(f"{stage}.num_frames=4" for stage in ("i2v", "v2v")),
 )
@@ -39,7 +38,7 @@ _SMALL = (
 class Load:
     """How many clips, what a clip sleeps in each stage, and what there is to run it on.
 
-    Without GPUs each stage has one actor that takes a tenth of a core.
+    Without GPUs each stage has one actor that takes a tenth of a core. Frames are `SMALL`, or of the embedded family's sizes.
     """
 
     num_clips: int
@@ -47,6 +46,7 @@ class Load:
     load_s: float
     num_gpus: int
     folder: str
+    full_size: bool = False
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -55,7 +55,9 @@ class Load:
         loads = [f"{stage}.fake.load_sleep_s={self.load_s}" for stage in STAGES]
         cpus = [f"{stage}.pool.num_cpus=0.1" for stage in STAGES]
         gpus = [f"{s}.pool.{k}" for s in STAGES for k in ("num_gpus=1", f"max_actors={self.num_gpus}")]
-        return (*_SMALL, *times, *loads, *cpus, *(gpus if self.num_gpus else ()))
+        fake = [f"{stage}.backend=fake" for stage in STAGES]
+        sizes = () if self.full_size else SMALL
+        return (*fake, *sizes, *times, *loads, *cpus, *(gpus if self.num_gpus else ()))
 
     @property
     def config(self) -> RunConfig:
