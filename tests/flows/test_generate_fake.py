@@ -70,6 +70,11 @@ def outcome(storage: Storage) -> dict[tuple[str, str], tuple[str, str | None]]:
     return {(row.stage, row.clip_id): (row.status, row.sha256) for row in rows}
 
 
+def not_made(storage: Storage) -> set[tuple[str, str]]:
+    """Return the (stage, clip) that failed or were skipped."""
+    return {key for key, (status, _) in outcome(storage).items() if status in ("failed", "skipped")}
+
+
 def test_every_clip_has_one_row_per_stage_and_a_reason_where_it_failed(undisturbed: Storage) -> None:
     rows = {(row.stage, row.prompt): row for row in read_manifests(undisturbed)}
     assert len(rows) == len(STAGES) * len(PROMPTS)
@@ -215,7 +220,8 @@ def test_a_stop_condition_finishes_what_is_in_flight_and_the_same_request_goes_o
         run_generate(run, request, reach_the_deadline_after_the_first_clip)
     status = run_status(run.storage)
     assert 0 < status["left"] < len(STAGES) * len(PROMPTS)
-    assert not sum(stage["failed"] + stage["skipped"] for stage in status["stages"].values())
+    # The clip that cannot succeed may have had all its tries by then; nothing else fails or is skipped for being stopped.
+    assert not_made(run.storage) <= not_made(undisturbed)
     run_generate(resolve_run(request), request, lambda board: None)
     assert outcome(run.storage) == outcome(undisturbed)
 
