@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -73,6 +73,14 @@ def measure_sample(
         if reference_HWC_u8 is not None:
             values |= reference_fidelity(frames_THWC_u8, reference_HWC_u8, len(scene.objects))
     return values
+
+
+def note_lost_texture(measures: Mapping[str, dict[str, float]]) -> None:
+    """Add `texture_where_lost` to the measures of one clip's stages where those of "bicubic" have lost the texture."""
+    if measures.get("bicubic", {}).get("texture_of_truth", 1.0) < LOST_TEXTURE:
+        for each in measures.values():
+            if "texture_of_truth" in each:
+                each["texture_where_lost"] = each["texture_of_truth"]
 
 
 def _motion(spec: ObjectSpec, seen: Seen) -> Iterator[tuple[str, float]]:

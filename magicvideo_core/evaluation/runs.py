@@ -11,7 +11,7 @@ import numpy as np
 from magicvideo_core.config import V2VConfig
 from magicvideo_core.errors import MediaError, RunError
 from magicvideo_core.evaluation.fidelity import upscaled
-from magicvideo_core.evaluation.measures import LOST_TEXTURE
+from magicvideo_core.evaluation.measures import note_lost_texture
 from magicvideo_core.evaluation.plot import Mark, Panel, interval_plot
 from magicvideo_core.evaluation.scoring import ROWS, EvaluationReport
 from magicvideo_core.evaluation.tables import objects_name, report_table, row_name, stages_table
@@ -30,7 +30,7 @@ WHAT = {
     "v2v": "refined frames",
     "vfi": "finished videos",
 }
-_COLUMNS = {
+COLUMNS = {
     "t2i": "T2I, image",
     "i2v": "I2V, keyframes",
     "bicubic": "keyframes, bicubic",
@@ -51,7 +51,7 @@ class RunEvaluation:
         """One report's table, or all stages side by side."""
         if len(self.reports) == 1:
             return report_table(next(iter(self.reports.values())))
-        return stages_table(f"Run {self.run_id}", {_COLUMNS[name]: each for name, each in self.reports.items()})
+        return stages_table(f"Run {self.run_id}", {COLUMNS[name]: each for name, each in self.reports.items()})
 
     def as_json(self) -> str:
         """One report, or `{"run_id", "stages": {name: report}}`."""
@@ -71,7 +71,7 @@ class RunEvaluation:
                 marks = [Mark(n, each.share, *each.interval) for n, each in enumerate(found) if each.judged]
                 rows.append((row_name(row), marks))
             panels.append(Panel(objects_name(num_objects), rows))
-        return interval_plot(f"Run {self.run_id}", [_COLUMNS[name] for name in self.reports], panels)
+        return interval_plot(f"Run {self.run_id}", [COLUMNS[name] for name in self.reports], panels)
 
 
 def evaluate_run(
@@ -142,11 +142,9 @@ def _judge_clip(
         elif stage in frames:
             shown = upscaled(frames[stage], size) if name == "bicubic" else frames[stage]
             result = report.add(rows[stage].prompt, shown, rows[stage].clip_id, reference)
-            if result is not None and "texture_of_truth" in result.measures:
+            if result is not None:
                 judged[name] = result.measures
-    if judged.get("bicubic", {}).get("texture_of_truth", 1.0) < LOST_TEXTURE:
-        for measures in judged.values():
-            measures["texture_where_lost"] = measures["texture_of_truth"]
+    note_lost_texture(judged)
 
 
 def _needed(reports: Mapping[str, EvaluationReport]) -> Sequence[str]:

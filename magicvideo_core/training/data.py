@@ -31,7 +31,9 @@ FIRST_FRAME_SHARE = 0.9
 # How many of the clips with an easy motion are drawn again: spinning takes longest to learn, then the four directions.
 EASY_MOTIONS = {"standing still": 0.85, "growing": 0.8, "shrinking": 0.8, **dict.fromkeys(MOVES, 0.75)}
 # And of those in which nothing with a texture spins: a texture that turns is what V2V learns last.
-NO_TEXTURE_SPINS = 0.4
+NO_TEXTURE_SPINS = 0.5
+# And of the stills in which nothing grows or shrinks: what grows begins smallest of all, what shrinks largest.
+NOTHING_RESIZES = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class MovingShapes:
     def stills(self, count: int, rng: random.Random) -> RenderedBatch:
         scenes, times, captions = [], [], []
         for _ in range(count):
-            scene = _drawn_scene(rng)
+            scene = _still_scene(rng)
             # Motion words go with the first frame, where the reference image of that clip would be.
             first_frame = rng.random() < FIRST_FRAME_SHARE
             scenes.append(scene)
@@ -155,6 +157,14 @@ class MovingShapes:
         scenes = [_moving_scene(rng) for _ in range(count)]
         captions = [training_caption(scene, rng, drop_all=self.caption_dropout) for scene in scenes]
         return RenderedBatch(captions, scenes, [keyframe_times(NUM_KEYFRAMES)] * count)
+
+
+def _still_scene(rng: random.Random) -> SceneSpec:
+    """A scene to paint: one object or two, the sizes that are hardest to paint more often."""
+    while True:
+        scene = _drawn_scene(rng)
+        if any(each.motion in ("growing", "shrinking") for each in scene.objects) or rng.random() >= NOTHING_RESIZES:
+            return scene
 
 
 def _moving_scene(rng: random.Random) -> SceneSpec:

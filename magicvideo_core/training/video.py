@@ -57,7 +57,7 @@ MOTION_SHARE = 0.3
 FIRST_STEP_MIN_TIMESTEP = 980
 FIRST_STEP_SHARE = 0.45
 # How often V2V's source is what I2V paints.
-PAINTED_SHARE = 0.6
+PAINTED_SHARE = 0.7
 
 
 @dataclass(frozen=True, slots=True)

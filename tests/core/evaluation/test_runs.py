@@ -60,7 +60,7 @@ def test_texture_recovery_counts_where_the_low_resolution_has_lost_it(
     rendered_run: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for threshold, counted in ((0.0, False), (9.0, True)):
-        monkeypatch.setattr("magicvideo_core.evaluation.runs.LOST_TEXTURE", threshold)
+        monkeypatch.setattr("magicvideo_core.evaluation.measures.LOST_TEXTURE", threshold)
         reports = evaluate_run(rendered_run.uri, "all").reports
         for name in ("bicubic", "v2v", "vfi"):
             textured = [each.measures for each in reports[name].samples if "texture_of_truth" in each.measures]
