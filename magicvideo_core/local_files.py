@@ -6,9 +6,11 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+
+from magicvideo_core.disk_sync import sync_together
 
 # Names of files that are no objects: unfinished writes, and probes.
 TEMPORARY_PREFIX = ".part-"
@@ -32,6 +34,29 @@ def write_file(path: str | Path, data: bytes) -> None:
     except BaseException:
         delete_file(part)
         raise
+
+
+def write_files(files: Sequence[tuple[str, bytes]]) -> None:
+    """Put the bytes of several files in place, in their order, as `write_file` does; the disk is waited for once.
+
+    None is in place before the bytes of all are on the disk. After an error some may be.
+    """
+    descriptors: dict[str, int] = {}
+    try:
+        for path, data in files:
+            part, descriptor = _open_part(path)
+            descriptors[part] = descriptor
+            _write(descriptor, data)
+        sync_together(list(descriptors.values()))
+        for part, (path, _) in zip(descriptors, files, strict=True):
+            os.replace(part, path)
+    except BaseException:
+        for part in descriptors:
+            delete_file(part)
+        raise
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
 
 
 def create_file(path: Path, data: bytes) -> bool:
@@ -118,14 +143,10 @@ def unfinished_files(folder: str, older_than_s: float) -> Iterator[tuple[str, in
 
 def _write_part(path: str | Path, data: bytes) -> str:
     """Write the bytes beside where they belong, under a name that no listing shows."""
-    part = os.path.join(os.path.dirname(path), _part_name())
-    descriptor = _open_new(part)
+    part, descriptor = _open_part(path)
     try:
-        # Plain calls: a file object takes longer to make than a small artifact takes to write.
         try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
+            _write(descriptor, data)
             # A rename may reach the disk before the data it names.
             os.fsync(descriptor)
         finally:
@@ -136,14 +157,22 @@ def _write_part(path: str | Path, data: bytes) -> str:
     return part
 
 
-def _open_new(path: str) -> int:
-    """Open a file that is not there yet, making its folder where that is not there either."""
+def _write(descriptor: int, data: bytes) -> None:
+    # Plain calls: a file object takes longer to make than a small artifact takes to write.
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _open_part(path: str | Path) -> tuple[str, int]:
+    """Open a file that is not there yet beside a path, making its folder where that is not there either."""
+    part = os.path.join(os.path.dirname(path), _part_name())
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
     try:
-        return os.open(path, flags, 0o666)
+        return part, os.open(part, flags, 0o666)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return os.open(path, flags, 0o666)
+        os.makedirs(os.path.dirname(part), exist_ok=True)
+        return part, os.open(part, flags, 0o666)
 
 
 def _part_name() -> str:

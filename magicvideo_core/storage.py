@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from magicvideo_core.local_files import (
     read_file,
     walk_sizes,
     write_file,
+    write_files,
 )
 from magicvideo_core.patience import PATIENCE_S, PERMANENT, is_conflict, with_retries
 from magicvideo_core.redact import redact
@@ -96,6 +97,17 @@ class Storage:
         else:
             self._try(f"write {uri}", lambda: put(uri, data))
         return _stored(uri, data)
+
+    def write_together(self, objects: Sequence[tuple[str, bytes]]) -> list[StoredObject]:
+        """Store several objects (key, data) as `write` does, and wait for a disk once for all of them.
+
+        All of each or nothing of it is seen; after an error some may be there. On a distant store one after the other.
+        """
+        if not self._local:
+            return [self.write(key, data) for key, data in objects]
+        files = [(self.join(key), data) for key, data in objects]
+        self._try(f"write {len(files)} objects below {self.uri}", lambda: write_files(files))
+        return [_stored(uri, data) for uri, data in files]
 
     def create(self, key: str, data: bytes) -> StoredObject | None:
         """Store an object where none is; None where one with other bytes is there, which stays.

@@ -5,7 +5,7 @@ Manifests stay per shard and stage and say the same; this only saves the wait fo
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from magicvideo_core.manifest.schema import ManifestRow
@@ -20,11 +20,14 @@ class _Follower:
     changed: threading.Condition
     ready: list[str] = field(default_factory=list)
 
-    def look(self, clip_id: str, rows: Mapping[str, Mapping[str, ManifestRow]]) -> None:
-        """Take a clip up where it has all its rows."""
-        if clip_id in self.waiting and all(clip_id in rows[name] for name in self.stages):
-            self.waiting.remove(clip_id)
-            self.ready.append(clip_id)
+    def look(self, clip_ids: Iterable[str], rows: Mapping[str, Mapping[str, ManifestRow]]) -> None:
+        """Take clips up where they have all their rows."""
+        num_ready = len(self.ready)
+        for clip_id in clip_ids:
+            if clip_id in self.waiting and all(clip_id in rows[name] for name in self.stages):
+                self.waiting.remove(clip_id)
+                self.ready.append(clip_id)
+        if len(self.ready) > num_ready:
             self.changed.notify_all()
 
 
@@ -51,13 +54,16 @@ class Handover:
     def publish(self, rows: Collection[ManifestRow]) -> None:
         """Pass on terminal rows to the stages that read theirs."""
         with self._lock:
+            new: dict[tuple[int, str], list[str]] = {}
             for row in rows:
-                shard = self._shard(row.shard_id)
-                shard.rows[row.stage][row.clip_id] = row
-                # Only those who read it: all stages of all open shards wait, and each that wakes takes the driver's time.
+                self._shard(row.shard_id).rows[row.stage][row.clip_id] = row
+                new.setdefault((row.shard_id, row.stage), []).append(row.clip_id)
+            # Only those who read them: all stages of all open shards wait, and each that wakes takes the driver's time.
+            for (shard_id, stage), clip_ids in new.items():
+                shard = self._shards[shard_id]
                 for follower in shard.followers:
-                    if row.stage in follower.stages:
-                        follower.look(row.clip_id, shard.rows)
+                    if stage in follower.stages:
+                        follower.look(clip_ids, shard.rows)
 
     def close(self, stage: str, shard_id: int) -> None:
         """Note that a shard has its manifest in a stage; forgets it where it has those of every stage."""
@@ -88,8 +94,7 @@ class Handover:
             shard = self._shard(shard_id)
             follower = _Follower(stages, set(clip_ids), threading.Condition(self._lock))
             shard.followers.append(follower)
-            for clip_id in clip_ids:
-                follower.look(clip_id, shard.rows)
+            follower.look(clip_ids, shard.rows)
         num_left = len(follower.waiting) + len(follower.ready)
         try:
             while num_left:

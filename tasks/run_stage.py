@@ -173,7 +173,7 @@ class _Making:
             # A damaged artifact shows when the stages before have long finished the shard.
             beside = beside_upstream and not remakes
             results = engine.pool(self._stage).follow(
-                self._take_up(clips, beside_upstream=beside), lambda row: engine.handover.publish([row])
+                self._take_up(clips, beside_upstream=beside), engine.handover.publish
             )
             lost = [result for result in results if isinstance(result, UpstreamLost)]
             rows += [result for result in results if isinstance(result, ManifestRow)]

@@ -1,7 +1,7 @@
 """Journal records: the small objects that say, one by one, that a clip finished a stage."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -15,10 +15,12 @@ from magicvideo_core.storage import Storage
 
 def write_record(storage: Storage, row: ManifestRow) -> None:
     """Write the record of one clip; its artifact must be durable before."""
-    values = row.to_dict()
-    if row.started_at is not None:
-        values["started_at"] = row.started_at.isoformat()
-    storage.write(journal_key(row.stage, row.shard_id, row.attempt, row.clip_id), canonical_json(values).encode())
+    storage.write(*_object(row))
+
+
+def write_records(storage: Storage, rows: Sequence[ManifestRow]) -> None:
+    """Write the records of several clips, a disk being waited for once; their artifacts must be durable before."""
+    storage.write_together([_object(row) for row in rows])
 
 
 def list_records(storage: Storage, stage: str | None = None, shard_id: int | None = None) -> list[RecordKey]:
@@ -36,6 +38,14 @@ def read_records(storage: Storage, keys: Iterable[RecordKey]) -> list[ManifestRo
         if row is not None:
             latest[row.stage, row.clip_id] = row
     return [latest[name] for name in sorted(latest)]
+
+
+def _object(row: ManifestRow) -> tuple[str, bytes]:
+    """Key and bytes of a record."""
+    values = row.to_dict()
+    if row.started_at is not None:
+        values["started_at"] = row.started_at.isoformat()
+    return journal_key(row.stage, row.shard_id, row.attempt, row.clip_id), canonical_json(values).encode()
 
 
 def _read(storage: Storage, key: str) -> ManifestRow | None:

@@ -35,7 +35,7 @@ LAYOUT_PIXELS = 64
 # The second pass: 128-pixel images are only trained from here down, most of them from an upsampled first pass. Learning layout
 # at 128 pixels too takes many times longer (there, a big object is still visible at timestep 900).
 REFINE_MAX_TIMESTEP = 700
-REFINE_TEXTURE_WEIGHT = 2.0
+REFINE_TEXTURE_WEIGHT = 4.0
 # With many latent channels a shape can be made out below this timestep: position and outline are decided above it.
 LAYOUT_MIN_TIMESTEP = 920
 LAYOUT_SHARE = 0.65

@@ -142,12 +142,12 @@ class Batches:
             # Before the clip goes back: its next try is not for this actor.
             slot.worn_out = worn_out
             self._crew.turns.call(slot.seat)
+        succeeded = [(by_id.pop(row.clip_id), row) for row in results if isinstance(row, ManifestRow)]
+        if succeeded:
+            verdicts.succeeded(succeeded)
         for result in results:
-            pending = by_id.pop(result.clip_id)
             if isinstance(result, Raised):
-                verdicts.raised(pending, result, in_company=in_company)
-            else:
-                verdicts.succeeded(pending, result)
+                verdicts.raised(by_id.pop(result.clip_id), result, in_company=in_company)
         if worn_out is not None:
             # With nothing left to compute with, the actor did not begin them.
             for pending in reversed(by_id.values()):

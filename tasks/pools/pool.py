@@ -144,13 +144,15 @@ class StagePool:
         return self.follow([works])
 
     def follow(
-        self, batches: Iterable[Sequence[ClipWork]], on_row: Callable[[ManifestRow], object] = lambda row: None
+        self,
+        batches: Iterable[Sequence[ClipWork]],
+        on_rows: Callable[[Sequence[ManifestRow]], object] = lambda rows: None,
     ) -> list[ManifestRow | UpstreamLost]:
-        """Do as `run` does with clips that come while others are done; `on_row` gets each row as soon as it is durable.
+        """Do as `run` does with clips that come while others are done; `on_rows` gets rows as soon as they are durable.
 
         `batches` is drawn from in the calling thread, and may wait.
         """
-        return self._work.do(batches, on_row, self._read_ahead)
+        return self._work.do(batches, on_rows, self._read_ahead)
 
     def actors(self) -> list[ActorInfo]:
         """Return where the loaded actors run."""

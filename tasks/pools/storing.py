@@ -1,6 +1,7 @@
 """What follows a computation and needs no device: a batch is gated, encoded, stored and recorded.
 
-While one clip's artifact and record are made durable, the next one is encoded: a disk and a store are waited for.
+Of several clips in one call, a distant store makes one durable while the next is encoded; a disk is waited for once for the
+artifacts of all, and once for their records.
 """
 
 import hashlib
@@ -16,19 +17,20 @@ from typing import Any
 import numpy as np
 
 from magicvideo_core.errors import MediaError, UpstreamLostError
-from magicvideo_core.manifest.journal import write_record
+from magicvideo_core.manifest.journal import write_record, write_records
 from magicvideo_core.manifest.layout import artifact_key
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.media import encode_lossless, encode_mp4, encode_png
 from magicvideo_core.stages import gate
 from magicvideo_core.stages.base import ARTIFACT_SUFFIXES, Outcome, StageItem
+from magicvideo_core.storage import Storage, StoredObject
 from tasks.pools.clip_work import ClipWork, Effort, Raised, Reason, StageJob, terminal_row
 from tasks.pools.failures import Action, application_action
 from tasks.pools.inputs import storage_trouble
 
 logger = logging.getLogger(__name__)
 
-# Of so many clips of one call at most the writes are under way at once; on a disk one thread mostly does.
+# Of so many clips of one call at most the writes to a distant store are under way at once.
 _NUM_WRITERS = 8
 
 
@@ -71,14 +73,38 @@ class BatchStore:
             for computed in batches
             for work in computed.works
         ]
+        if job.storage.local_folder is not None:
+            return self._store_together(job.storage, clips)
         # The last one has nothing to be written beside.
         last = clips.pop() if clips else None
-        begun = [self._begin(clip) for clip in clips]
+        begun = [clip.encode() or self._begin(clip) for clip in clips]
         results = [] if last is None else [last.encode() or last.write()]
         return [result.result() if isinstance(result, Future) else result for result in begun] + results
 
-    def _begin(self, clip: "_Clip") -> "Raised | Future[ManifestRow | Raised]":
-        return clip.encode() or self._writers.submit(copy_context().run, clip.write)
+    def _begin(self, clip: "_Clip") -> "Future[ManifestRow | Raised]":
+        return self._writers.submit(copy_context().run, clip.write)
+
+    def _store_together(self, storage: Storage, clips: Sequence["_Clip"]) -> list[ManifestRow | Raised]:
+        """Encode all clips, then make all their artifacts durable, then all their records."""
+        results = [clip.encode() for clip in clips]
+        encoded = [clip for clip, raised in zip(clips, results, strict=True) if raised is None]
+        rows = iter(
+            self._written_together(storage, encoded) if len(encoded) > 1 else [clip.write() for clip in encoded]
+        )
+        return [raised or next(rows) for raised in results]
+
+    def _written_together(self, storage: Storage, clips: Sequence["_Clip"]) -> Sequence[ManifestRow | Raised]:
+        started_s = time.monotonic()
+        try:
+            stored = storage.with_patience(0).write_together([clip.artifact() for clip in clips])
+            share_s = (time.monotonic() - started_s) / len(clips)
+            rows = [clip.row(each, share_s) for clip, each in zip(clips, stored, strict=True)]
+            write_records(storage.with_patience(0), rows)
+            return rows
+        # Whatever it was, each clip meets it by itself again, or does not: what is there already is written once more.
+        except Exception as error:
+            logger.info("%d clips could not be stored together (%s): each by itself", len(clips), type(error).__name__)
+            return [each.result() for each in [self._begin(clip) for clip in clips]]
 
 
 class _Clip:
@@ -90,26 +116,41 @@ class _Clip:
         self._job, self._work, self._computed = job, work, computed
         self._device, self._gpu_share, self._actor_id = device, gpu_share, actor_id
         self._about = {"clip": work.clip.clip_id, "shard": work.shard_id, "attempt": work.attempt}
-        self._started_s = time.monotonic()
+        # What was done for this clip alone.
+        self._own_s = 0.0
         self._data = b""
         self._values: dict[str, Any] = {}
 
     def encode(self) -> Raised | None:
         """Gate and encode the outcome; returns what came of it where that is no artifact."""
-        self._started_s = time.monotonic()
+        started_s = time.monotonic()
         try:
             self._encode()
+            self._own_s += time.monotonic() - started_s
         # Boundaries, here and below: whatever went wrong is recorded with its type and message, for this clip alone.
         except Exception as error:
-            return self._raised(error)
+            return self._raised(error, started_s)
         return None
 
     def write(self) -> ManifestRow | Raised:
         """Make the artifact durable, and after it the record."""
+        started_s = time.monotonic()
         try:
-            return self._write()
+            return self._write(started_s)
         except Exception as error:
-            return self._raised(error)
+            return self._raised(error, started_s)
+
+    def artifact(self) -> tuple[str, bytes]:
+        """Return key and bytes of what was encoded."""
+        digest = hashlib.sha256(self._data).hexdigest()
+        key = artifact_key(self._job.stage, self._work.clip.clip_id, digest, ARTIFACT_SUFFIXES[self._job.stage])
+        return key, self._data
+
+    def row(self, stored: StoredObject, write_s: float) -> ManifestRow:
+        """Return the row of the clip whose artifact is durable, and took so long to become it."""
+        effort = self._effort(write_s)
+        self._values |= {"artifact_uri": stored.uri, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
+        return terminal_row(self._job, self._work, "succeeded", **self._values, **vars(effort))
 
     def _encode(self) -> None:
         job, clip_id = self._job, self._work.clip.clip_id
@@ -132,32 +173,34 @@ class _Clip:
             "fps": None if job.stage == "t2i" else float(outcome.fps),
         }
 
-    def _write(self) -> ManifestRow:
-        job, clip_id = self._job, self._work.clip.clip_id
-        key = artifact_key(job.stage, clip_id, hashlib.sha256(self._data).hexdigest(), ARTIFACT_SUFFIXES[job.stage])
+    def _write(self, started_s: float) -> ManifestRow:
+        storage, clip_id = self._job.storage, self._work.clip.clip_id
         with storage_trouble(f"store clip {clip_id}"):
-            stored = job.storage.write(key, self._data)
-        effort = self._effort()
-        self._values |= {"artifact_uri": stored.uri, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
-        row = terminal_row(job, self._work, "succeeded", **self._values, **vars(effort))
+            stored = storage.write(*self.artifact())
+        row = self.row(stored, time.monotonic() - started_s)
         with storage_trouble(f"record clip {clip_id}"):
-            write_record(job.storage, row)
+            write_record(storage, row)
         return row
 
-    def _raised(self, error: Exception) -> Raised:
+    def _raised(self, error: Exception, started_s: float) -> Raised:
         """Return an error as the clip's result; one that ends the pool goes on."""
         lost_stage = error.stage if isinstance(error, UpstreamLostError) else None
         action, name = application_action(error), type(error).__name__
         logger.warning("clip %s: %s", self._work.clip.clip_id, name, exc_info=error, extra={"fields": self._about})
         if action is Action.STOP_POOL:
             raise error
-        return Raised(self._work.clip.clip_id, action, Reason.of(error), self._effort(), lost_stage)
+        return Raised(
+            self._work.clip.clip_id, action, Reason.of(error), self._effort(time.monotonic() - started_s), lost_stage
+        )
 
-    def _effort(self) -> Effort:
-        """Return what the clip took so far: all that was done for it, and of that the time that a GPU was kept for it."""
+    def _effort(self, further_s: float) -> Effort:
+        """Return what the clip took so far: all that was done for it, and of that the time that a GPU was kept for it.
+
+        `further_s` is what comes to what has been noted.
+        """
         computed = self._computed
         ahead_s = computed.ahead_s.get(self._work.clip.clip_id, 0.0)
-        duration_s = ahead_s + computed.held_s + time.monotonic() - self._started_s
+        duration_s = ahead_s + computed.held_s + self._own_s + further_s
         return Effort(computed.started_at, duration_s, computed.held_s * self._gpu_share, self._device, self._actor_id)
 
 

@@ -1,7 +1,7 @@
 """What becomes of a clip that came back without an artifact: another try, a row that says why, or its caller again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from magicvideo_core.config import PoolConfig
@@ -35,11 +35,11 @@ class Verdicts:
         self._failing_since_s: float | None = None
         self._failures_in_a_row = 0
 
-    def succeeded(self, pending: Pending, row: ManifestRow) -> None:
-        """Pass on a row that is durable."""
+    def succeeded(self, rows: Sequence[tuple[Pending, ManifestRow]]) -> None:
+        """Pass on rows that are durable."""
         self._last_success_s = time.monotonic()
         self._failing_since_s, self._failures_in_a_row = None, 0
-        self._work.finish(pending, row)
+        self._work.finish(rows)
 
     def raised(self, pending: Pending, raised: Raised, *, in_company: bool) -> None:
         """Do what follows from an error; `in_company` says that a batch-mate may be to blame for it.
@@ -52,7 +52,7 @@ class Verdicts:
                 self._give_up(pending, "failed", raised.reason, raised.effort)
             case Action.REMAKE_UPSTREAM:
                 assert raised.lost_stage is not None
-                self._work.finish(pending, UpstreamLost(raised.clip_id, raised.lost_stage, raised.reason))
+                self._work.hand_back(pending, UpstreamLost(raised.clip_id, raised.lost_stage, raised.reason))
             case Action.AWAIT_STORAGE:
                 self._await_storage(pending, raised)
             case _:
@@ -117,4 +117,4 @@ class Verdicts:
     def _give_up(self, pending: Pending, status: Status, reason: Reason, effort: Effort) -> None:
         row = self._storage.persist(lambda: self._give_up_hook(pending.work, status, reason, effort))
         if row is not None:
-            self._work.finish(pending, row)
+            self._work.finish([(pending, row)])

@@ -22,7 +22,7 @@ class _Call:
     """One caller's clips: the results so far, how many have none, and how many are with an actor."""
 
     changed: threading.Condition
-    on_row: Callable[[ManifestRow], object]
+    on_rows: Callable[[Sequence[ManifestRow]], object]
     remaining: int = 0
     in_flight: int = 0
     results: list[ManifestRow | UpstreamLost] = field(default_factory=list)
@@ -75,16 +75,16 @@ class WorkQueue:
     def do(
         self,
         batches: Iterable[Sequence[ClipWork]],
-        on_row: Callable[[ManifestRow], object],
+        on_rows: Callable[[Sequence[ManifestRow]], object],
         on_arrival: Callable[[], object],
     ) -> list[ManifestRow | UpstreamLost]:
         """Take in clips as `batches` gives them; return one result per clip, in any order, when all are there.
 
-        `on_row` is called with each row as soon as it is there, from the threads of the pool, `on_arrival` when clips
+        `on_rows` is called with rows as soon as they are there, from the threads of the pool, `on_arrival` when clips
         have come. Raises what `stop` was given, at once, or what `drain` was, when none of the clips is in flight any
         more; and what `batches` raises.
         """
-        call = _Call(threading.Condition(self._lock), on_row)
+        call = _Call(threading.Condition(self._lock), on_rows)
         with self._changed:
             self._calls.add(call)
         try:
@@ -277,17 +277,27 @@ class WorkQueue:
         else:
             self._turns.look()
 
-    def finish(self, pending: Pending, result: ManifestRow | UpstreamLost) -> None:
-        """Give a clip its result."""
-        if isinstance(result, ManifestRow):
-            self._board.finish(result, was_running=True)
-            pending.call.on_row(result)
-        else:
-            self._board.put_back(self._stage, 1)
+    def finish(self, rows: Sequence[tuple[Pending, ManifestRow]]) -> None:
+        """Give clips their rows; those of one caller together, since each time that it is told wakes who reads them."""
+        by_call: dict[_Call, list[ManifestRow]] = {}
+        for pending, row in rows:
+            self._board.finish(row, was_running=True)
+            by_call.setdefault(pending.call, []).append(row)
+        for call, its_rows in by_call.items():
+            call.on_rows(its_rows)
+        self._give_results(rows)
+
+    def hand_back(self, pending: Pending, lost: UpstreamLost) -> None:
+        """Give a clip back to its caller without a row."""
+        self._board.put_back(self._stage, 1)
+        self._give_results([(pending, lost)])
+
+    def _give_results(self, results: Sequence[tuple[Pending, ManifestRow | UpstreamLost]]) -> None:
         with self._changed:
-            pending.call.results.append(result)
-            pending.call.remaining -= 1
-            self._leave_flight(pending)
+            for pending, result in results:
+                pending.call.results.append(result)
+                pending.call.remaining -= 1
+                self._leave_flight(pending)
 
     def _leave_flight(self, pending: Pending) -> None:
         pending.call.in_flight -= 1

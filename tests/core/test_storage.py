@@ -1,14 +1,16 @@
 """Storage: one suite over local disk, an fsspec filesystem and a real S3, then what only one of them can show."""
 
 import hashlib
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 
-from magicvideo_core import local_files
+from magicvideo_core import disk_sync, local_files
 from magicvideo_core.errors import RunError
 from magicvideo_core.storage import Storage, check_writable, expand_uri, read_uri
 
@@ -80,6 +82,55 @@ def test_an_interrupted_local_write_leaves_no_object(tmp_path: Path, monkeypatch
         storage.write("key", b"new")
     assert storage.read("key") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_several_objects_are_stored_together(storage: Storage) -> None:
+    objects = [(f"artifacts/{name}/{n}", f"{name}{n}".encode()) for name in "ab" for n in range(4)]
+    stored = storage.write_together(objects)
+    assert storage.list() == [key for key, _ in objects]
+    for (key, data), each in zip(objects, stored, strict=True):
+        assert storage.read(key) == data
+        assert each == storage.write(key, data)
+    assert storage.write_together([]) == []
+
+
+def test_several_objects_are_on_the_disk_before_any_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(name: str, call: Any) -> Any:
+        def instead(*arguments: Any) -> Any:
+            seen.append(name)
+            return call(*arguments)
+
+        return instead
+
+    seen: list[str] = []
+    syncfs = disk_sync._syncfs()
+    monkeypatch.setattr(disk_sync, "_syncfs", lambda: syncfs and watched("all", syncfs))
+    monkeypatch.setattr(local_files.os, "replace", watched("name", os.replace))
+    monkeypatch.setattr(local_files.os, "fsync", watched("one", os.fsync))
+    objects = [(f"key{n}", b"data") for n in range(5)]
+    for file_system, waits in (("ext4", ["all"] if syncfs else ["one"] * 5), ("nfs4", ["one"] * 5)):
+        monkeypatch.setattr(disk_sync, "_file_system", lambda device, answer=file_system: answer)
+        seen.clear()
+        Storage(tmp_path).write_together(objects)
+        assert seen == [*waits, *["name"] * 5]
+    # As quick by themselves.
+    seen.clear()
+    Storage(tmp_path).write_together(objects[:2])
+    assert seen == ["one", "one", "name", "name"]
+
+
+def test_several_objects_of_which_one_cannot_be_stored_leave_no_parts(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    (tmp_path / "file").write_bytes(b"in the way")
+    with pytest.raises(NotADirectoryError):
+        storage.write_together([("a", b"1"), ("b", b"2"), ("file/c", b"3")])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_of_which_the_system_says_nothing_is_waited_for_file_by_file() -> None:
+    assert disk_sync._file_system(os.makedev(4095, 4095)) == ""
 
 
 def test_a_killed_write_is_not_listed(tmp_path: Path) -> None:

@@ -93,6 +93,29 @@ def test_an_image_that_the_prompt_names_wrongly_fails_at_once(
     assert given in result.reason.error_message
 
 
+@pytest.mark.parametrize("what", ["artifacts", "journal"])
+def test_clips_that_cannot_be_stored_together_are_stored_one_by_one(
+    fake_overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def write(storage: Storage, key: str, data: bytes) -> StoredObject:
+        if key.startswith(what) and CLIPS[1].clip_id in key:
+            raise StorageUnavailableError("503")
+        return original(storage, key, data)
+
+    def write_together(storage: Storage, objects: list[tuple[str, bytes]]) -> list[StoredObject]:
+        return [write(storage, *each) for each in objects]
+
+    original: Any = Storage.write
+    actor = loaded(tmp_path, load_config(overrides=fake_overrides))
+    monkeypatch.setattr(Storage, "write", write)
+    monkeypatch.setattr(Storage, "write_together", write_together)
+    first, second, third = actor.run([ClipWork(clip, 0, 1) for clip in CLIPS])
+    assert isinstance(second, Raised) and second.action is Action.AWAIT_STORAGE
+    for row, clip in ((first, CLIPS[0]), (third, CLIPS[2])):
+        assert isinstance(row, ManifestRow) and (row.status, row.clip_id) == ("succeeded", clip.clip_id)
+    assert {key.clip_id for key in list_records(Storage(tmp_path), "t2i", 0)} == {CLIPS[0].clip_id, CLIPS[2].clip_id}
+
+
 @pytest.mark.parametrize("what", ["artifact", "record"])
 @pytest.mark.parametrize("error", [StorageUnavailableError("503"), PermissionError("the token has expired")])
 def test_trouble_with_storage_is_not_the_clips_fault(

@@ -44,7 +44,7 @@ class InlinePool:
         self._engine, self._stage = engine, stage
 
     def follow(
-        self, batches: Iterable[Sequence[ClipWork]], on_row: Callable[[ManifestRow], object]
+        self, batches: Iterable[Sequence[ClipWork]], on_rows: Callable[[Sequence[ManifestRow]], object]
     ) -> list[ManifestRow | UpstreamLost]:
         actor = StageActor(self._engine.job(self._stage))
         actor.load()
@@ -66,7 +66,7 @@ class InlinePool:
             else:
                 self._engine.computed.append((self._stage, work.clip.prompt))
                 self._engine.board.finish(result, was_running=True)
-                on_row(result)
+                on_rows([result])
                 results.append(result)
         return results
 
