@@ -126,7 +126,7 @@ class _Clip:
         started_s = time.monotonic()
         try:
             self._encode()
-            self._own_s += time.monotonic() - started_s
+            self._own_s = time.monotonic() - started_s
         # Boundaries, here and below: whatever went wrong is recorded with its type and message, for this clip alone.
         except Exception as error:
             return self._raised(error, started_s)
