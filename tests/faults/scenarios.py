@@ -33,9 +33,9 @@ def actor_killed(setting: Setting, times: int) -> Verdict:
         f"{stage}.pool.{cap}" for stage in drill.STAGES for cap in ("max_clip_attempts=20", "max_actor_deaths=40")
     )
     load = replace(setting.load, overrides=(*setting.load.overrides, *caps))
-    # A death costs one clip of one actor.
+    # A death costs the clip that computes, and the one before it where that is still being stored.
     return drill.drill(
-        "actor-killed", load, setting.truth, disturbances.kill_an_actor, times=times, actors=1, seed=setting.seed
+        "actor-killed", load, setting.truth, disturbances.kill_an_actor, times=times, actors=2, seed=setting.seed
     )
 
 
