@@ -12,6 +12,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import Image
 
@@ -19,6 +20,7 @@ from magicvideo_core.errors import MediaError
 
 DEFAULT_CRF = 14
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MATROSKA_SIGNATURE = b"\x1aE\xdf\xa3"
 _BITEXACT = {"fflags": "+bitexact"}
 # The index before the frames: a player begins with the first bytes that it gets, and asks for no range at the end.
 _MUXER_OPTIONS = {"mp4": {"movflags": "+faststart"}}
@@ -61,7 +63,7 @@ def encode_lossless(frames_THWC_u8: npt.NDArray[np.uint8], fps: float) -> bytes:
 def decode_video(data: bytes) -> DecodedVideo:
     """Return all frames of the first video stream. Raises MediaError where there is none or it does not decode."""
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        with _open(data) as container:
             if not container.streams.video:
                 raise MediaError(f"the {len(data)} bytes hold no video stream")
             stream = container.streams.video[0]
@@ -81,13 +83,13 @@ def decode_evenly(data: bytes, num_frames: int) -> npt.NDArray[np.uint8]:
     Only these are held as pixels, so that long videos fit in memory. Raises MediaError.
     """
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        with _open(data) as container:
             if not container.streams.video:
                 raise MediaError(f"the {len(data)} bytes hold no video stream")
             count = sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
         last = max(count - 1, 0)
         wanted = {round(index * last / max(num_frames - 1, 1)) for index in range(num_frames)}
-        with av.open(io.BytesIO(data), "r") as container:
+        with _open(data) as container:
             decoded = enumerate(container.decode(container.streams.video[0]))
             reformatter = VideoReformatter()
             frames = [_to_rgb(reformatter, frame) for index, frame in decoded if index in wanted]
@@ -124,7 +126,7 @@ def stored_shape(data: bytes) -> tuple[int, int, int, int]:
         height, width = decode_image(data).shape[:2]
         return 1, height, width, 3
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        with _open(data) as container:
             stream = container.streams.video[0]
             packets = [packet for packet in container.demux(stream) if packet.size]
             # Later packets only where the decoder asks for more before it gives its first frame.
@@ -134,6 +136,13 @@ def stored_shape(data: bytes) -> tuple[int, int, int, int]:
     if first is None:
         raise MediaError(f"the video of {len(data)} bytes holds no frame")
     return len(packets), first.height, first.width, 3
+
+
+def _open(data: bytes) -> InputContainer:
+    """Open a video; of the two kinds that this project writes without trying all other demuxers first."""
+    if data.startswith(_MATROSKA_SIGNATURE):
+        return av.open(io.BytesIO(data), "r", format="matroska")
+    return av.open(io.BytesIO(data), "r", format="mp4" if data[4:8] == b"ftyp" else None)
 
 
 def _check_frames(frames: npt.NDArray[np.uint8]) -> None:
