@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -39,7 +40,8 @@ def sync_together(descriptors: Sequence[int]) -> None:
 @cache
 def _syncfs() -> Callable[[int], int] | None:
     """The system's call, None where there is none or where it tells nothing of errors."""
-    if sys.platform != "linux" or tuple(map(int, platform.release().split(".")[:2])) < _KERNEL:
+    version = re.match(r"(\d+)\.(\d+)", platform.release())
+    if sys.platform != "linux" or version is None or tuple(map(int, version.groups())) < _KERNEL:
         return None
     found = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if found is not None:
