@@ -27,14 +27,12 @@ def sync_together(descriptors: Sequence[int]) -> None:
         by_device.setdefault(os.fstat(descriptor).st_dev, []).append(descriptor)
     for device, members in by_device.items():
         syncfs = _syncfs() if len(members) >= _WORTH_IT and _file_system(device) in _FILE_SYSTEMS else None
-        for descriptor in members:
-            if syncfs is None:
+        if syncfs is None:
+            for descriptor in members:
                 os.fsync(descriptor)
-            elif syncfs(descriptor):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            else:
-                # One of them stands for all of a file system.
-                break
+        # One of them stands for all of a file system: the first, opened before the others were written.
+        elif syncfs(members[0]):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @cache
