@@ -115,6 +115,7 @@ class T2IConfig(_StageConfig):
     first_pass_scale: float = Field(default=1.0, gt=0.0, le=1.0)
     refine_strength: float = Field(default=0.6, gt=0.0, le=1.0)
     refine_num_inference_steps: int | None = Field(default=None, ge=1, le=1000)
+    refine_guidance_scale: float | None = Field(default=None, ge=0.0)
     images_per_forward: int = Field(default=1, ge=1, le=64)
 
     @model_validator(mode="after")

@@ -125,7 +125,7 @@ class _EmbeddedModel:
         height, width = round(settings.height * scale), round(settings.width * scale)
         timesteps = set_timesteps(self.scheduler, settings.num_inference_steps, shift=settings.timestep_shift)
         noise = self._noise(height, width, generators) * self.scheduler.init_noise_sigma
-        image = self._denoised(noise, timesteps, clips, settings, height, width, generators)
+        image = self._denoised(noise, timesteps, clips, settings.guidance_scale, height, width, generators)
         if scale == 1.0:
             return image
         size = (settings.height, settings.width)
@@ -138,7 +138,10 @@ class _EmbeddedModel:
             shift=settings.timestep_shift,
         )
         start = noised(pixels.encode(self.vae, upsampled), self._noise(*size, generators), self.scheduler, timesteps[0])
-        return self._denoised(start, timesteps, clips, settings, *size, generators)
+        guidance_scale = settings.refine_guidance_scale
+        if guidance_scale is None:
+            guidance_scale = settings.guidance_scale
+        return self._denoised(start, timesteps, clips, guidance_scale, *size, generators)
 
     def _noise(self, height: int, width: int, generators: Sequence[torch.Generator]) -> torch.Tensor:
         shape = (1, self.unet.config.in_channels, height // 8, width // 8)
@@ -149,7 +152,7 @@ class _EmbeddedModel:
         start: torch.Tensor,
         timesteps: torch.Tensor,
         clips: Sequence[Clip],
-        settings: T2IConfig,
+        guidance_scale: float,
         height: int,
         width: int,
         generators: list[torch.Generator],
@@ -168,7 +171,7 @@ class _EmbeddedModel:
 
         conditional = predictor([clip.prompt for clip in clips])
         unconditional = predictor([clip.negative_prompt for clip in clips])
-        predict = guided(conditional, unconditional, settings.guidance_scale)
+        predict = guided(conditional, unconditional, guidance_scale)
         return pixels.decode(self.vae, denoise(predict, start, self.scheduler, timesteps, generators))
 
 

@@ -20,8 +20,8 @@ CLIPS = [
 ]
 
 
-def paint(clips: Sequence[Clip], images_per_forward: int) -> list[np.ndarray]:
-    size = [f"t2i.images_per_forward={images_per_forward}", f"t2i.pool.batch_size={images_per_forward}"]
+def paint(clips: Sequence[Clip], images_per_forward: int, *overrides: str) -> list[np.ndarray]:
+    size = [*overrides, f"t2i.images_per_forward={images_per_forward}", f"t2i.pool.batch_size={images_per_forward}"]
     stage = T2IStage(load_config(overrides=["t2i.num_inference_steps=4", "t2i.refine_num_inference_steps=3", *size]))
     stage.load("cpu")
     outcomes = stage.process([StageItem(clip) for clip in clips])
@@ -41,6 +41,14 @@ def test_images_do_not_depend_on_what_is_painted_beside_them() -> None:
 def test_images_painted_together_are_those_painted_alone_but_for_rounding() -> None:
     for alone, together in zip(paint(CLIPS, 1), paint(CLIPS, 4), strict=True):
         assert np.abs(alone.astype(int) - together).max() <= 2
+
+
+def test_the_second_pass_has_a_guidance_of_its_own() -> None:
+    [same] = paint(CLIPS[:1], 1, "t2i.guidance_scale=2", "t2i.refine_guidance_scale=2")
+    [weaker] = paint(CLIPS[:1], 1, "t2i.guidance_scale=2", "t2i.refine_guidance_scale=1")
+    [stronger_first] = paint(CLIPS[:1], 1, "t2i.guidance_scale=4", "t2i.refine_guidance_scale=2")
+    assert not np.array_equal(same, weaker)
+    assert not np.array_equal(same, stronger_first)
 
 
 def test_passes_larger_than_the_batch_are_refused() -> None:
