@@ -49,13 +49,14 @@ from magicvideo_core.training.text import MOTION_TOLD_WEIGHT, motion_told_loss
 PIXELS = {"i2v": 64, "v2v": 128}
 REFERENCE_DROPOUT = 0.1
 V2V_MAX_TIMESTEP = 800
-TEXTURE_WEIGHTS = {"i2v": 1.0, "v2v": 4.0}
+TEXTURE_WEIGHTS = {"i2v": 4.0, "v2v": 4.0}
 # Below MOTION_MIN_TIMESTEP the noised frames themselves show where each object is: only above it is motion learned. What the
-# first step at the top of the schedule decides (which way, how far), no later step takes back.
+# first step at the top of the schedule decides (which way, how far), no later step takes back. Textures, also of what turns,
+# are learnt below.
 MOTION_MIN_TIMESTEP = 900
-MOTION_SHARE = 0.3
+MOTION_SHARE = 0.13
 FIRST_STEP_MIN_TIMESTEP = 980
-FIRST_STEP_SHARE = 0.45
+FIRST_STEP_SHARE = 0.22
 # How often V2V's source is what I2V paints.
 PAINTED_SHARE = 0.7
 
@@ -171,7 +172,7 @@ class VideoRecipe:
                 rng,
                 generator,
                 shares={FIRST_STEP_MIN_TIMESTEP: FIRST_STEP_SHARE, MOTION_MIN_TIMESTEP: MOTION_SHARE},
-                mean=0.7,
+                mean=0.0,
             )
             batch = add_noise(latents, noise, timesteps, self.images.scheduler)
         else:
