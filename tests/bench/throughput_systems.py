@@ -15,7 +15,7 @@ from throughput_load import Load, Record, Worker, pipeline_records, read_records
 from magicvideo_core.ids import STAGES
 
 # Clips of one shard, and of one block of Ray Data where stages take no time.
-SHARD_SIZE = 100
+SHARD_SIZE = 250
 
 
 def pipeline(load: Load) -> list[Record]:
