@@ -49,7 +49,7 @@ from magicvideo_core.training.text import MOTION_TOLD_WEIGHT, motion_told_loss
 PIXELS = {"i2v": 64, "v2v": 128}
 REFERENCE_DROPOUT = 0.1
 V2V_MAX_TIMESTEP = 800
-TEXTURE_WEIGHTS = {"i2v": 4.0, "v2v": 4.0}
+TEXTURE_WEIGHT = 4.0
 # Below MOTION_MIN_TIMESTEP the noised frames themselves show where each object is: only above it is motion learned. What the
 # first step at the top of the schedule decides (which way, how far), no later step takes back. Textures, also of what turns,
 # are learnt below.
@@ -162,7 +162,7 @@ class VideoRecipe:
         shown = clips.show(chosen, pixels)
         folded = encode(self.images.vae, shown.frames_NCHW)
         latents = unfold(folded, count)
-        weights = unfold(latent_weights(shown, texture_weight=TEXTURE_WEIGHTS[kind]), count)
+        weights = unfold(latent_weights(shown, texture_weight=TEXTURE_WEIGHT), count)
         noise = torch.randn(latents.shape, generator=generator)
         guide = self.painter.guide(clips.captions, shown.frames_NCHW[:: len(chosen)], chosen, rng)
         if kind == "i2v":

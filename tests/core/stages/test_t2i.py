@@ -21,8 +21,9 @@ CLIPS = [
 
 
 def paint(clips: Sequence[Clip], images_per_forward: int, *overrides: str) -> list[np.ndarray]:
-    size = [*overrides, f"t2i.images_per_forward={images_per_forward}", f"t2i.pool.batch_size={images_per_forward}"]
-    stage = T2IStage(load_config(overrides=["t2i.num_inference_steps=4", "t2i.refine_num_inference_steps=3", *size]))
+    together = [f"t2i.images_per_forward={images_per_forward}", f"t2i.pool.batch_size={images_per_forward}"]
+    steps = ["t2i.num_inference_steps=4", "t2i.refine_num_inference_steps=3"]
+    stage = T2IStage(load_config(overrides=[*steps, *together, *overrides]))
     stage.load("cpu")
     outcomes = stage.process([StageItem(clip) for clip in clips])
     assert [outcome.clip_id for outcome in outcomes] == [clip.clip_id for clip in clips]
