@@ -63,6 +63,13 @@ def faulty(overrides: tuple[str, ...]) -> tuple[str, ...]:
     return (*overrides, "i2v.fake.faults.bad=clip_error")
 
 
+def hold_i2v(folder: Path) -> tuple[Path, str]:
+    """Return a file that holds i2v's clips while it exists, and the override that says so."""
+    hold_file = folder / "hold"
+    hold_file.touch()
+    return hold_file, f"i2v.fake.hold_file={hold_file}"
+
+
 def outcome(storage: Storage) -> dict[tuple[str, str], tuple[str, str | None]]:
     """Return status and hash per (stage, clip), after checking that no row is doubled and every hash is right."""
     rows = read_manifests(storage)
@@ -163,14 +170,18 @@ def test_another_shard_size_gives_the_same_bytes_and_a_lost_part_is_made_again(
 def test_a_signal_stops_the_run_and_the_same_request_finishes_it(
     undisturbed: Storage, prompts: str, fake_overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
-    request = RunRequest(prompts, str(tmp_path), overrides=faulty(fake_overrides), run_id="run", shard_size=2)
+    # The run cannot end before the signal comes, however quick the machine.
+    hold_file, held = hold_i2v(tmp_path)
+    overrides = (*faulty(fake_overrides), held)
+    request = RunRequest(prompts, str(tmp_path), overrides=overrides, run_id="run", shard_size=2)
 
     def terminate_after_the_first_clip(board: ProgressBoard) -> None:
-        if board.snapshot()["i2v"].succeeded:
+        if board.snapshot()["t2i"].succeeded:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
         run_generate(resolve_run(request), request, terminate_after_the_first_clip)
+    hold_file.unlink()
     left = run_status(Storage(tmp_path / "run"))["left"]
     assert 0 < left < len(STAGES) * len(PROMPTS)
     run = resolve_run(request)
@@ -205,16 +216,17 @@ def test_a_second_driver_is_refused_and_one_that_was_taken_over_stops(
 def test_a_stop_condition_finishes_what_is_in_flight_and_the_same_request_goes_on(
     undisturbed: Storage, prompts: str, fake_overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
-    request = RunRequest(
-        prompts, str(tmp_path), overrides=faulty(fake_overrides), run_id="run", shard_size=2, deadline="6h"
-    )
+    hold_file, held = hold_i2v(tmp_path)
+    overrides = (*faulty(fake_overrides), held)
+    request = RunRequest(prompts, str(tmp_path), overrides=overrides, run_id="run", shard_size=2, deadline="6h")
     run = resolve_run(request)
     drained: list[Engine] = []
 
     def reach_the_deadline_after_the_first_clip(board: ProgressBoard) -> None:
-        if board.snapshot()["i2v"].succeeded and not drained:
+        if board.snapshot()["t2i"].succeeded and not drained:
             drained.append(engine_of(run.uri))
             drained[0].drain(RunStoppedError("It is time."))
+            hold_file.unlink()
 
     with pytest.raises(RunStoppedError, match="It is time"):
         run_generate(run, request, reach_the_deadline_after_the_first_clip)
