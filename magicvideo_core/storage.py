@@ -9,18 +9,18 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from magicvideo_core.errors import RunError, StorageUnavailableError
 from magicvideo_core.filesystems import (
     creates_atomically,
     filesystem,
-    lists_by_prefix,
     protocol,
     put,
     strip_protocol,
 )
+from magicvideo_core.listing import glob_remote, has_wildcards, list_remote
 from magicvideo_core.local_files import (
     TEMPORARY_PREFIX,
     copy_file,
@@ -190,7 +190,7 @@ class Storage:
         if self._local:
             sizes = self._try(f"list {base}", lambda: dict(walk_sizes(base, name_prefix)))
         else:
-            sizes = self._try(f"list {base}", lambda: _list_remote(base, name_prefix))
+            sizes = self._try(f"list {base}", lambda: list_remote(base, name_prefix))
         root = (self.uri if self._local else strip_protocol(self.uri)).rstrip("/")
         keys = {path[len(root) + 1 :]: size for path, size in sizes.items()}
         return {key: keys[key] for key in sorted(keys) if not key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)}
@@ -237,8 +237,11 @@ def read_uri(uri: str) -> bytes:
 
 
 def expand_uri(pattern: str) -> list[str]:
-    """Return the sorted URIs that a path, URL or glob names; one without wildcards is returned as it is."""
-    if not any(character in pattern for character in "*?["):
+    """Return the sorted URIs that a path, URL or glob names; one without wildcards is returned as it is.
+
+    Raises StorageUnavailableError where a distant store cannot list a folder after the retries.
+    """
+    if not has_wildcards(pattern):
         return [pattern]
     if is_local(pattern):
         path = str(local_path(pattern))
@@ -246,9 +249,7 @@ def expand_uri(pattern: str) -> list[str]:
         return [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
     if pattern.startswith(("http://", "https://")):
         return [pattern]
-    store = filesystem(pattern)
-    found = with_retries(f"list {pattern}", lambda: store.glob(pattern))
-    return sorted(str(store.unstrip_protocol(path)) for path in found)
+    return glob_remote(pattern)
 
 
 def check_writable(uri: str, option: str = "--output") -> None:
@@ -295,19 +296,3 @@ def _create_remote(uri: str, data: bytes) -> bool:
             raise
         return False
     return True
-
-
-def _list_remote(base: str, name_prefix: str) -> dict[str, int]:
-    store = filesystem(base)
-    by_prefix = {"prefix": name_prefix} if name_prefix and lists_by_prefix(base) else {}
-    try:
-        found: dict[str, dict[str, Any]] = store.find(base, detail=True, **by_prefix)
-    except FileNotFoundError:
-        return {}
-    folder = strip_protocol(base).rstrip("/")
-    return {
-        str(path): int(details["size"])
-        for path, details in found.items()
-        # A folder without objects is found as itself.
-        if details["type"] == "file" and (not name_prefix or str(path).startswith(f"{folder}/{name_prefix}"))
-    }

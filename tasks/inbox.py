@@ -6,6 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from magicvideo_core.errors import InputError, RunError
+from magicvideo_core.listing import has_wildcards
 from magicvideo_core.manifest.layout import check_run_id, run_json_key
 from magicvideo_core.manifest.session import wait_until_free
 from magicvideo_core.prompt_files import SUFFIXES, PromptFiles
@@ -53,7 +54,7 @@ class RunsToExport:
 @task(name="find_prompt_files", cache_policy=NO_CACHE, persist_result=False, **RETRY_TRANSIENT)
 def find_prompt_files(inbox: str, output: str, series: str) -> list[InboxFile]:
     """Return the prompt files of `inbox`, by name, one per content, and whether their runs are finished."""
-    pattern = inbox if any(character in inbox for character in "*?[") else f"{inbox.rstrip('/')}/*"
+    pattern = inbox if has_wildcards(inbox) else f"{inbox.rstrip('/')}/*"
     files: dict[str, InboxFile] = {}
     for uri in expand_uri(pattern):
         if uri.lower().endswith(SUFFIXES):

@@ -9,6 +9,7 @@ from typing import Any
 
 from magicvideo_core.errors import ConfigError, StorageUnavailableError, UnreadableError
 from magicvideo_core.ids import STAGES
+from magicvideo_core.listing import has_wildcards
 from magicvideo_core.manifest.parquet import from_parquet
 from magicvideo_core.redact import redact
 from magicvideo_core.storage import Storage, expand_uri, read_uri
@@ -68,7 +69,7 @@ def _last_finished(stages: Mapping[str, tuple[int, bool, MediaRow]]) -> list[Med
 def _manifests_of(source: str) -> Iterable[str]:
     """The Parquet files that a source names; of a run's folder its manifests alone, of an export's its metadata."""
     try:
-        if source.endswith(".parquet") or any(character in source for character in "*?["):
+        if source.endswith(".parquet") or has_wildcards(source):
             found = expand_uri(source)
         else:
             storage = Storage(source)

@@ -5,10 +5,12 @@ import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from magicvideo_core import disk_sync, local_files
 from magicvideo_core.errors import RunError
@@ -191,6 +193,53 @@ def test_expand_uri_globs_only_where_asked(tmp_path: Path) -> None:
     assert expand_uri(f"{tmp_path}/[ab].txt") == [f"{tmp_path}/a.txt", f"{tmp_path}/b.txt"]
     assert expand_uri(f"{tmp_path}/c[1].txt") == [f"{tmp_path}/c[1].txt"]
     assert expand_uri("s3://bucket/key.txt") == ["s3://bucket/key.txt"]
+
+
+def test_a_glob_on_a_store_names_files_by_level(storage: Storage) -> None:
+    keys = ("b.txt", "a.txt", "a.csv", "one/run.json", "two/run.json", "two/deep/run.json", "three/other.json")
+    for key in keys:
+        storage.write(key, b"")
+
+    def named(pattern: str) -> list[str]:
+        return [uri.partition("/run/")[2] for uri in expand_uri(storage.join(pattern))]
+
+    assert named("*.txt") == named("[ab].txt") == named("?.txt") == ["a.txt", "b.txt"]
+    assert named("a.*") == ["a.csv", "a.txt"]
+    assert named("*/run.json") == ["one/run.json", "two/run.json"]
+    assert named("t*/*/*.json") == ["two/deep/run.json"]
+    assert named("two/**/run.json") == ["two/deep/run.json", "two/run.json"]
+    assert named("*") == ["a.csv", "a.txt", "b.txt", "one", "three", "two"]
+    assert named("nothing/*.txt") == named("*.md") == named("a.txt/*") == []
+
+
+class _FailsAtFirst(MemoryFileSystem):
+    """A store without a listing of its own by prefix, which cannot be reached the first time that a folder is listed."""
+
+    protocol = "failsatfirst"
+    find = AbstractFileSystem.find
+    listed: ClassVar[set[str]] = set()
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        if path not in self.listed:
+            self.listed.add(path)
+            raise ConnectionResetError(path)
+        return super().ls(path, detail=detail, **options)
+
+
+def test_a_folder_that_cannot_be_listed_at_first_is_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magicvideo_core.patience._FIRST_BACKOFF_S", 0.0)
+    fsspec.register_implementation("failsatfirst", _FailsAtFirst, clobber=True)
+    storage = Storage("failsatfirst://listing")
+    keys = ["a/1.txt", "a/b/2.txt", "c/3.txt"]
+    for key in keys:
+        storage.write(key, b"data")
+    assert storage.list() == keys
+    for pattern in ("**/*.txt", "*/*.txt"):
+        _FailsAtFirst.listed.clear()
+        found = expand_uri(storage.join(pattern))
+        assert [uri.rpartition("listing/")[2] for uri in found] == [
+            key for key in keys if "**" in pattern or "b" not in key
+        ]
 
 
 def test_check_writable_leaves_nothing_and_says_why(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fsspec.config import conf
 
 from magicvideo_core import filesystems
 from magicvideo_core.errors import RunError, StorageUnavailableError
-from magicvideo_core.storage import Storage, check_writable
+from magicvideo_core.storage import Storage, check_writable, expand_uri
 
 
 @pytest.fixture
@@ -100,6 +100,15 @@ def test_a_third_of_all_requests_failing_loses_nothing(s3: Any, storage: Storage
         assert all(executor.map(write_and_read, range(24)))
     assert storage.list_sizes("a") == {f"a/{n}": len(b"%d" % n) * 1000 for n in sorted(range(24), key=str)}
     assert s3.proxy.num_injected() - before > 10
+
+
+@pytest.mark.parametrize("pattern", ["*/run.json", "?/*.json", "**/run.json"])
+def test_half_of_all_requests_failing_hides_nothing_from_a_glob(s3: Any, storage: Storage, pattern: str) -> None:
+    for number in range(4):
+        storage.write(f"{number}/run.json", b"{}")
+    s3.proxy.rates = FaultRates(slow_down=0.5)
+    for _ in range(4):
+        assert expand_uri(storage.join(pattern)) == [storage.join(f"{number}/run.json") for number in range(4)]
 
 
 def test_creation_with_lost_replies_knows_its_own_object(s3: Any, storage: Storage) -> None:
