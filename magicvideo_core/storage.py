@@ -231,7 +231,8 @@ def read_uri(uri: str) -> bytes:
     Raises FileNotFoundError or PermissionError at once, and StorageUnavailableError after the retries.
     """
     if is_local(uri):
-        return with_retries(f"read {uri}", local_path(uri).read_bytes)
+        path = str(local_path(uri))
+        return with_retries(f"read {uri}", lambda: read_file(path))
     data: bytes = with_retries(f"read {uri}", lambda: filesystem(uri).cat_file(uri))
     return data
 

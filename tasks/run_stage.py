@@ -90,7 +90,11 @@ def complete_shard(
             making = _Making(engine, stage, shard_id, records.next_attempt, not_reused=lost)
             tried = making.make(untried, beside_upstream=beside_upstream)
             made.update((row.clip_id, row) for row in tried)
-            made = {clip_id: replace(row, attempt=records.next_attempt) for clip_id, row in made.items()}
+            made.update(
+                (clip_id, replace(row, attempt=records.next_attempt))
+                for clip_id, row in made.items()
+                if row.attempt != records.next_attempt
+            )
         rows = {**records.rows, **made}
         # In the order of the plan. Rows of earlier attempts stay where they are: readers take the latest per clip.
         unwritten = [

@@ -72,10 +72,12 @@ def cluster(num_nodes: int) -> Iterator[str]:
         made.shutdown()
 
 
-def measure(system: str, kind: str, num_clips: int, ideal_s: float, options: argparse.Namespace) -> dict[str, float]:
-    """Run one system in a process of its own; returns its figures."""
-    with tempfile.TemporaryDirectory() as folder, cluster(options.nodes) as address:
-        load = make_load(kind, num_clips, ideal_s, options.full_size, Path(folder))
+def measure(
+    system: str, kind: str, num_clips: int, ideal_s: float, options: argparse.Namespace, folder: Path
+) -> dict[str, float]:
+    """Run one system in a process of its own, below `folder`; returns its figures."""
+    with cluster(options.nodes) as address:
+        load = make_load(kind, num_clips, ideal_s, options.full_size, Path(tempfile.mkdtemp(dir=folder)))
         command = [sys.executable, __file__, "--inside", system, json.dumps(asdict(load))]
         cpu_time = CpuTime()
         printed = subprocess.run(
@@ -87,8 +89,12 @@ def measure(system: str, kind: str, num_clips: int, ideal_s: float, options: arg
     return {**found, "busy": 100 * found["busy"], "cpu_ms": 1000 * cpu_s / (num_clips * len(STAGES))}
 
 
-def measure_all(kind: str, options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """Run all systems, one after the other and round by round; returns the figures of each round by system."""
+def measure_all(kind: str, options: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Run all systems, one after the other and round by round; returns the figures of each round by system.
+
+    What they leave stays below `folder`: for some minutes an ext4 without a journal takes longer to make each new file the
+    more of those beside it have been deleted.
+    """
     found: dict[str, list[dict[str, float]]] = {system: [] for system in options.systems.split(",")}
     for number in range(options.rounds):
         for system, rounds in found.items():
@@ -96,7 +102,7 @@ def measure_all(kind: str, options: argparse.Namespace) -> dict[str, list[dict[s
             # On one device the loop takes as many times longer.
             num_clips = max(num_clips // NUM_GPUS, 1) if kind == "sleep" and system.endswith("loop") else num_clips
             ideal_s = options.ideal_s * num_clips / options.clips
-            rounds.append(measure(system, kind, num_clips, ideal_s, options))
+            rounds.append(measure(system, kind, num_clips, ideal_s, options, folder))
             told = ", ".join(f"{heading} {rounds[-1][name]:.2f}" for name, heading in HEADINGS.items())
             print(f"{kind}, round {number + 1}, {system}: {told}", file=sys.stderr, flush=True)
     return found
@@ -146,7 +152,8 @@ def main() -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     set_environment()
     for kind in options.loads.split(","):
-        found = measure_all(kind, options)
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure_all(kind, options, Path(folder))
         print(f"\n{kind}: {options.clips} clips, nodes: {options.nodes}, rounds: {options.rounds}\n")
         print_table(kind, found)
 
