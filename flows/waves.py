@@ -1,7 +1,8 @@
 """The order in which shards go through the stages; what generate and retry have in common."""
 
 from collections.abc import Iterator, Sequence
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from prefect.futures import PrefectFuture
@@ -14,6 +15,9 @@ from tasks.run_stage import run_stage
 MAX_OPEN_STAGES = 64
 # Those that wait for a thread are Prefect tasks already: a run of thousands of shards would hold them all in memory.
 _MAX_SUBMITTED = 2 * MAX_OPEN_STAGES
+# Opening a shard takes the driver's time, which the first clips need: the first shards, up to `MAX_OPEN_STAGES`, are opened
+# so far apart, or as soon as one is done.
+_FIRST_SHARDS_APART_S = 0.1
 # Typed as Any: Prefect's generic runner does not match its own decorator.
 TASK_RUNNER: Any = ThreadPoolTaskRunner(max_workers=MAX_OPEN_STAGES)
 
@@ -22,10 +26,15 @@ def run_in_waves(run_uri: str, shard_ids: Sequence[int], stages: Sequence[str]) 
     """Take the shards of the engine at `run_uri` through its stages. Raises the error of the first task that failed."""
     done: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
     num_open = 0
-    for shard_id, stage in in_waves(shard_ids, stages):
+    for number, (shard_id, stage) in enumerate(in_waves(shard_ids, stages)):
+        starts_shard = stage == stages[0]
         if num_open == _MAX_SUBMITTED:
             done.get().result()
             num_open -= 1
+        elif starts_shard and 0 < number < MAX_OPEN_STAGES:
+            with suppress(Empty):
+                done.get(timeout=_FIRST_SHARDS_APART_S).result()
+                num_open -= 1
         run_stage.submit(run_uri, stage, shard_id, return_state=False).add_done_callback(done.put)
         num_open += 1
     for _ in range(num_open):
