@@ -17,7 +17,7 @@ from tasks.pools.scaler import PoolView
 logger = logging.getLogger(__name__)
 
 # Nothing has to have come or gone for so long: a start takes a core for a second, and a run that short needs no spare.
-SETTLED_S = 15.0
+SETTLED_S = 5.0
 # Unasked, Ray ends an idle process after a second where a node has fewer idle CPUs than idle processes.
 _KEEP_ALIVE_S = 7 * 24 * 3600
 _ANSWER_TIMEOUT_S = 2.0
