@@ -1,7 +1,6 @@
 """The order in which shards go through the stages; what generate and retry have in common."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -27,13 +26,14 @@ def run_in_waves(run_uri: str, shard_ids: Sequence[int], stages: Sequence[str]) 
     done: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
     num_open = 0
     for number, (shard_id, stage) in enumerate(in_waves(shard_ids, stages)):
-        starts_shard = stage == stages[0]
-        if num_open == _MAX_SUBMITTED:
-            done.get().result()
-            num_open -= 1
-        elif starts_shard and 0 < number < MAX_OPEN_STAGES:
-            with suppress(Empty):
-                done.get(timeout=_FIRST_SHARDS_APART_S).result()
+        is_full = num_open == _MAX_SUBMITTED
+        if is_full or (0 < number < MAX_OPEN_STAGES and stage == stages[0]):
+            try:
+                finished = done.get(timeout=None if is_full else _FIRST_SHARDS_APART_S)
+            except Empty:
+                pass
+            else:
+                finished.result()
                 num_open -= 1
         run_stage.submit(run_uri, stage, shard_id, return_state=False).add_done_callback(done.put)
         num_open += 1

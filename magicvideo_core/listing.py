@@ -5,7 +5,7 @@ or a run would silently be smaller.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from magicvideo_core.filesystems import filesystem, lists_by_prefix, strip_protocol
@@ -52,19 +52,18 @@ def glob_remote(pattern: str) -> list[str]:
     store = filesystem(pattern)
     names = strip_protocol(pattern).rstrip("/").split("/")
     fixed = next(number for number, name in enumerate(names) if has_wildcards(name))
+    root = "/".join(names[:fixed])
     if "**" in names:
-        root = "/".join(names[:fixed])
         matches = _matcher("/".join(names))
         tree = with_retries(f"list {pattern}", lambda: list_remote(store.unstrip_protocol(root)))
-        paths: Iterator[str] | list[str] = [path for path in tree if matches(path)]
+        paths: Iterable[str] = filter(matches, tree)
     else:
-        paths = _descend(store, names, fixed)
+        paths = _descend(store, names, fixed, root)
     return sorted(str(store.unstrip_protocol(path)) for path in paths)
 
 
-def _descend(store: Any, names: list[str], level: int, folder: str = "") -> Iterator[str]:
-    """Yield the paths that `names` stand for, the first `level` of which have no wildcards and lead to `folder`."""
-    folder = folder or "/".join(names[:level])
+def _descend(store: Any, names: list[str], level: int, folder: str) -> Iterator[str]:
+    """Yield the paths below `folder`, to which the first `level` names lead, that the other names stand for."""
     if level == len(names):
         yield folder
         return

@@ -85,16 +85,16 @@ def complete_shard(
         # of its clips is tried again.
         fold = any(clip.clip_id in records.rows.keys() - records.in_manifests for clip in missing)
         if not fold:
-            made = {clip.clip_id: made[clip.clip_id] for clip in missing if clip.clip_id in made}
+            # What was made for an attempt that another driver took goes into this one.
+            made = {
+                clip.clip_id: replace(made[clip.clip_id], attempt=records.next_attempt)
+                for clip in missing
+                if clip.clip_id in made
+            }
             untried = [clip for clip in missing if clip.clip_id not in made]
             making = _Making(engine, stage, shard_id, records.next_attempt, not_reused=lost)
             tried = making.make(untried, beside_upstream=beside_upstream)
             made.update((row.clip_id, row) for row in tried)
-            made.update(
-                (clip_id, replace(row, attempt=records.next_attempt))
-                for clip_id, row in made.items()
-                if row.attempt != records.next_attempt
-            )
         rows = {**records.rows, **made}
         # In the order of the plan. Rows of earlier attempts stay where they are: readers take the latest per clip.
         unwritten = [

@@ -23,7 +23,7 @@ def check(frames: npt.NDArray[Any], stage_config: StageConfig, *, num_input_fram
     if frames.ndim != 4 or frames.shape[-1] != 3:
         raise GateError(f"the frames have the shape {frames.shape}, not (frames, height, width, 3)")
     gate = stage_config.gate
-    if gate.finite and frames.dtype.kind == "f" and not np.isfinite(frames).all():
+    if gate.finite and frames.dtype.kind not in "iu" and not np.isfinite(frames).all():
         raise GateError("the frames hold NaN or infinity (gate.finite)")
     num_frames, height, width = frames.shape[:3]
     expected = _expected_num_frames(stage_config, num_input_frames)
