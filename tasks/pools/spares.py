@@ -16,8 +16,10 @@ from tasks.pools.scaler import PoolView
 
 logger = logging.getLogger(__name__)
 
-# Nothing has to have come or gone for so long: a start takes a core for a second, and a run that short needs no spare.
+# Nothing has to have come or gone for so long, and at the pace since then there has to be work for longer than that: a start
+# takes a core for a second.
 SETTLED_S = 5.0
+WORTH_IT_S = 10.0
 # Unasked, Ray ends an idle process after a second where a node has fewer idle CPUs than idle processes.
 _KEEP_ALIVE_S = 7 * 24 * 3600
 _ANSWER_TIMEOUT_S = 2.0
@@ -62,12 +64,16 @@ class Spares:
     def __init__(self, pools: Mapping[str, WatchedPool], start: Callable[[str], object] = start_worker) -> None:
         self._pools, self._start = pools, start
         self._actors: set[str] = set()
-        self._changed_s = time.monotonic()
+        # When an actor came or went, or was awaited, and how many clips had no row in a stage then.
+        self._changed_s, self._left_then = time.monotonic(), 0
         # Who was there when a node got its latest spare: somebody else may have taken it since.
         self._had_spare: dict[str, set[str]] = {}
 
     def look(self) -> None:
-        """Start a spare on each node that has had none since its latest actor came, once all have loaded. Never raises."""
+        """Start a spare on each node that has had none since its latest actor came, once all have loaded. Never raises.
+
+        None is started for a run that is about to end.
+        """
         on_node: defaultdict[str, set[str]] = defaultdict(set)
         for pool in self._pools.values():
             for info in pool.actors():
@@ -75,9 +81,12 @@ class Spares:
         actors = set().union(*on_node.values())
         # Of a stage that has nothing left to do, none is waited for.
         views = [pool.view(0.0) for pool in self._pools.values()]
+        left, now_s = sum(view.left for view in views), time.monotonic()
         if actors != self._actors or any(view.starting and view.left for view in views):
-            self._actors, self._changed_s = actors, time.monotonic()
-        if time.monotonic() - self._changed_s < SETTLED_S:
+            self._actors, self._changed_s, self._left_then = actors, now_s, left
+        settled_s = now_s - self._changed_s
+        # In proportion: as long as what is left takes at the pace of what was done.
+        if settled_s < SETTLED_S or left * settled_s <= WORTH_IT_S * (self._left_then - left):
             return
         for node_id, there in on_node.items():
             if there <= self._had_spare.get(node_id, set()):

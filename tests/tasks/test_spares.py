@@ -76,6 +76,23 @@ def test_none_is_started_while_a_stage_with_work_still_loads(asked: list[str], m
     assert asked == ["one"]
 
 
+def test_none_is_started_for_a_run_that_is_about_to_end(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, clock_s = FakePool(("a", "one")), 0.0
+    monkeypatch.setattr(spares, "SETTLED_S", 5.0)
+    monkeypatch.setattr("tasks.pools.spares.time.monotonic", lambda: clock_s)
+    looking = Spares({"t2i": pool}, asked.append)
+    pool.left = 100
+    looking.look()
+    # Ten clips a second: half of the run is over, and the other half takes no longer.
+    clock_s, pool.left = 5.0, 50
+    looking.look()
+    assert asked == []
+    # It goes slower than it seemed.
+    clock_s, pool.left = 20.0, 49
+    looking.look()
+    assert asked == ["one"]
+
+
 def test_a_node_that_does_not_answer_is_asked_once(asked: list[str]) -> None:
     def fail(node_id: str) -> None:
         asked.append(node_id)
