@@ -11,7 +11,7 @@ from math import ceil
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.errors import ClipTimeoutError
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.clip_work import Effort, Raised, Reason
+from tasks.pools.clip_work import Effort, Raised, Reason, Spent
 from tasks.pools.failures import Action, classify
 from tasks.pools.remote import PoolActor
 from tasks.pools.slot import ActorSlot, Flight
@@ -23,7 +23,8 @@ from tasks.pools.work import Pending, WorkQueue
 # The newest of what clips took counts for so much of their mean.
 _NEWEST = 0.3
 # A call to an actor takes milliseconds. Where clips do too, as many go into one call as compute in so long, once the
-# first few have shown it.
+# first few have shown it. What a call waits for the batch before to be stored does not count: with it, busy cores would
+# make for small calls, of which there are more, which keeps the cores busier.
 _CALL_S = 0.1
 _FIRST_FEW = 8
 
@@ -51,7 +52,9 @@ class Batches:
         self._gpu_s = 0.0
         self._number = 0
         self._num_clips = 0
+        # As the pool sees it, and as the actors compute.
         self.seconds_per_clip: float | None = None
+        self._compute_s_per_clip: float | None = None
 
     def gpu_s(self) -> float:
         """Return the GPU-seconds of the batches that have left their device."""
@@ -61,12 +64,12 @@ class Batches:
         """Return how many clips may go to an actor in one call: a batch, or more where that takes next to no time."""
         config = self._crew.config
         # One by one after a death too: whose doing it was has to show.
-        if self.seconds_per_clip is None or self._num_clips < _FIRST_FEW or slot.strikes:
+        if self._compute_s_per_clip is None or self._num_clips < _FIRST_FEW or slot.strikes:
             return config.batch_size
         # What others could do meanwhile is not taken from them.
         share = ceil(self._crew.work.num_waiting() / max(num_actors, 1))
         left = config.recycle_after_clips - slot.clips_started if config.recycle_after_clips else share
-        quick = int(_CALL_S / max(self.seconds_per_clip, 1e-6))
+        quick = int(_CALL_S / max(self._compute_s_per_clip, 1e-6))
         return max(config.batch_size, min(config.max_call_clips, quick, share, left))
 
     def run(self, slot: ActorSlot, batch: list[Pending]) -> None:
@@ -87,36 +90,36 @@ class Batches:
         slot.flights.append(flight)
         slot.clips_started += len(batch)
         slot.batch_started_s = flight.started_s
-        has_worn_out = False
+        spent = None
         try:
             # What more than a batch goes in one call takes next to no time.
             timeout_s = self._crew.config.clip_timeout_s * min(len(batch), self._crew.config.batch_size)
-            has_worn_out = actor.compute(flight.number, [pending.work for pending in batch], timeout_s)
+            spent = actor.compute(flight.number, [pending.work for pending in batch], timeout_s)
         except Exception as error:
             flight.error = error
         finally:
-            self._end(slot, flight)
-        if flight.error is not None:
+            self._end(slot, flight, spent)
+        if spent is None:
             self.mourn(slot)
             return
         flight.stored = slot.collector.submit(copy_context().run, self._collect, slot, actor, flight)
         # An actor that has nothing left to compute with gets no other batch: what is wrong with it is known once it is stored.
-        slot.wait_until_stored(but=0 if alone or has_worn_out else 1)
+        slot.wait_until_stored(but=0 if alone or spent.has_worn_out else 1)
 
     def _begin(self, batch: list[Pending]) -> Flight:
         with self._lock:
             self._number += 1
             return Flight(self._number, batch, datetime.now(UTC), time.monotonic())
 
-    def _end(self, slot: ActorSlot, flight: Flight) -> None:
-        took_s = (time.monotonic() - flight.started_s) / len(flight.batch)
+    def _end(self, slot: ActorSlot, flight: Flight, spent: Spent | None) -> None:
+        took_s = time.monotonic() - flight.started_s
         with self._lock:
             self._gpu_s += slot.batch_gpu_s()
             self._num_clips += len(flight.batch)
             slot.end_batch()
-            if flight.error is None:
-                mean_s = took_s if self.seconds_per_clip is None else self.seconds_per_clip
-                self.seconds_per_clip = mean_s + _NEWEST * (took_s - mean_s)
+            if spent is not None:
+                self.seconds_per_clip = _mean(self.seconds_per_clip, took_s / len(flight.batch))
+                self._compute_s_per_clip = _mean(self._compute_s_per_clip, spent.seconds / len(flight.batch))
         self._crew.turns.release(slot.seat)
 
     def _collect(self, slot: ActorSlot, actor: PoolActor, flight: Flight) -> None:
@@ -202,6 +205,10 @@ class Batches:
         if info is None:
             return Effort(flight.started_at, share_s, 0.0, None, None)
         return Effort(flight.started_at, share_s, share_s * info.gpu_share, info.device, info.actor_id)
+
+
+def _mean(before: float | None, newest: float) -> float:
+    return newest if before is None else before + _NEWEST * (newest - before)
 
 
 def _is_settled(flight: Flight) -> bool:

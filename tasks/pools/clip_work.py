@@ -51,6 +51,17 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What computing the clips of one call came to, in seconds of the actor's own: what the call waited before is not counted.
+
+    `has_worn_out` says that the actor has nothing left to compute with: the rest was then not begun and has no result.
+    """
+
+    seconds: float
+    has_worn_out: bool = False
+
+
+@dataclass(frozen=True)
 class Reason:
     """Why a clip has no artifact, as its row records it."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from magicvideo_core.logs import RunLog, event, log_fields, log_json_to_stderr
 from magicvideo_core.manifest.schema import ManifestRow
 from tasks.pools.actor import StageActor
-from tasks.pools.clip_work import ClipWork, Raised, StageJob
+from tasks.pools.clip_work import ClipWork, Raised, Spent, StageJob
 from tasks.pools.inputs import ReadAhead
 from tasks.pools.storing import Computed
 from tasks.pools.tenancy import Tenancy, WarmTerms, code_version
@@ -96,11 +96,8 @@ class StageProcess:
             if is_owner:
                 self._ahead.read(work)
 
-    def compute(self, number: int, works: list[ClipWork], owner: str = "") -> bool | None:
-        """Compute clips, batch by batch, and begin to store them.
-
-        Returns whether the actor has nothing left to compute with; None where it is not the caller's any more.
-        """
+    def compute(self, number: int, works: list[ClipWork], owner: str = "") -> Spent | None:
+        """Compute clips, batch by batch, and begin to store them; returns None where the actor is not the caller's any more."""
         with log_fields(**self._fields), self._tenancy.at_work_for(owner) as is_owner:
             if not is_owner:
                 return None
@@ -112,7 +109,7 @@ class StageProcess:
                     if computed[-1].has_worn_out:
                         break
             self._stored[number] = self._storer.submit(self._store, computed, owner)
-            return computed[-1].has_worn_out
+            return Spent(sum(each.held_s * len(each.works) for each in computed), computed[-1].has_worn_out)
 
     def collect(self, number: int, owner: str = "") -> list[ManifestRow | Raised] | None:
         """Return the results of what was computed once it is stored; None where the actor is not the caller's any more."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from magicvideo_core.config import PoolConfig
 from magicvideo_core.manifest.schema import ManifestRow
-from tasks.pools.clip_work import ClipWork, Raised, StageJob
+from tasks.pools.clip_work import ClipWork, Raised, Spent, StageJob
 from tasks.pools.process import THREADS, ActorInfo, StageProcess
 from tasks.pools.sizing import actor_options
 from tasks.pools.tenancy import WarmTerms
@@ -34,11 +34,8 @@ class PoolActor(Protocol):
     def read_ahead(self, work: ClipWork) -> None:
         """Let it read the inputs of a clip that may be its next. Does not wait, never raises."""
 
-    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> bool:
-        """Take clips through the model, batch by batch; `number` is any that no other call to this actor has.
-
-        Returns whether the actor has nothing left to compute with: the rest is then not begun and has no result.
-        """
+    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> Spent:
+        """Take clips through the model, batch by batch; `number` is any that no other call to this actor has."""
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
         """Wait until a computed batch is stored, and return what became of its clips."""
@@ -127,15 +124,17 @@ class RayStageActor:
         with contextlib.suppress(Exception):
             self._call("read_ahead", work, self._owner)
 
-    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> bool:
-        has_worn_out = self._get(self._call("compute", number, list(works), self._owner), timeout_s)
-        self._check_owner(has_worn_out is not None)
-        return bool(has_worn_out)
+    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> Spent:
+        spent: Spent | None = self._get(self._call("compute", number, list(works), self._owner), timeout_s)
+        if spent is None:
+            raise self._lost_to_another()
+        return spent
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
-        results = self._get(self._call("collect", number, self._owner), timeout_s)
-        self._check_owner(results is not None)
-        return list(results)
+        results: list[ManifestRow | Raised] | None = self._get(self._call("collect", number, self._owner), timeout_s)
+        if results is None:
+            raise self._lost_to_another()
+        return results
 
     def _call(self, method: str, *arguments: Any) -> Any:
         if method not in self._methods:
@@ -150,11 +149,11 @@ class RayStageActor:
             self._out_of_reach = True
             raise
 
-    def _check_owner(self, is_owner: bool) -> None:
-        """Raise where another run took the actor, after this one had been silent for too long."""
-        if not is_owner:
-            self._is_anothers = True
-            raise self._ray.exceptions.RayActorError(error_msg="Another run has taken the actor over.")
+    def _lost_to_another(self) -> Exception:
+        """Note that another run took the actor, after this one had been silent for too long; returns the error of it."""
+        self._is_anothers = True
+        error: Exception = self._ray.exceptions.RayActorError(error_msg="Another run has taken the actor over.")
+        return error
 
     def was_cut_off(self) -> bool:
         if self._is_anothers:

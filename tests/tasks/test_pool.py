@@ -19,7 +19,7 @@ from magicvideo_core.errors import (
     WeightsError,
 )
 from magicvideo_core.manifest.schema import ManifestRow, Status
-from tasks.pools.clip_work import ClipWork, Effort, Raised, Reason, UpstreamLost
+from tasks.pools.clip_work import ClipWork, Effort, Raised, Reason, Spent, UpstreamLost
 from tasks.pools.failures import Action
 from tasks.pools.pool import PoolHooks, StagePool
 from tasks.pools.process import ActorInfo
@@ -74,12 +74,13 @@ class ScriptedActor:
     def read_ahead(self, work: ClipWork) -> None:
         self.read.append(work.clip.clip_id)
 
-    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> bool:
+    def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> Spent:
         self.log.append((self.number, tuple(each.clip.clip_id for each in works)))
-        self.at_work = True
+        self.at_work, started_s = True, time.monotonic()
         self.results[number] = [self.behave(self, each) for each in works]
         self.at_work = False
-        return any(isinstance(each, Raised) and each.action is Action.REPLACE_ACTOR for each in self.results[number])
+        raised = [each for each in self.results[number] if isinstance(each, Raised)]
+        return Spent(time.monotonic() - started_s, any(each.action is Action.REPLACE_ACTOR for each in raised))
 
     def collect(self, number: int, timeout_s: float) -> list[ManifestRow | Raised]:
         return self.results.pop(number)
@@ -184,6 +185,18 @@ def test_clips_that_take_milliseconds_go_several_in_one_call() -> None:
     sizes = [len(clips) for _, clips in harness.log]
     assert sizes[:8] == [1] * 8, "first it has to show how long they take"
     assert max(sizes) == 5
+
+
+def test_what_a_call_waits_for_does_not_make_calls_smaller() -> None:
+    class Waiting(ScriptedActor):
+        def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> Spent:
+            time.sleep(0.06)
+            return super().compute(number, works, timeout_s)
+
+    harness = Harness(succeed, kind=Waiting, max_call_clips=5)
+    harness.run(*(f"clip-{number}" for number in range(20)))
+    harness.pool.close()
+    assert max(len(clips) for _, clips in harness.log) == 5
 
 
 def test_clips_that_take_longer_go_one_by_one() -> None:
