@@ -44,6 +44,13 @@ def test_each_setting_refuses_what_it_is_for_and_can_be_off(setting: str) -> Non
     gate.check(BAD[setting], off.i2v)
 
 
+@pytest.mark.parametrize("index", [1, 8, 15])
+def test_one_frame_that_differs_is_enough_not_to_be_frozen(index: int) -> None:
+    frames = BAD["not_frozen"].copy()
+    frames[index] = _frames()[index]
+    gate.check(frames, CONFIG.i2v)
+
+
 def test_an_interpolated_video_has_the_frames_its_input_asks_for() -> None:
     with pytest.raises(GateError, match="45 frames instead of 46"):
         gate.check(_frames(45, 128), CONFIG.vfi, num_input_frames=16)
