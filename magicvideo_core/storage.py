@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from magicvideo_core.concurrent_io import map_concurrently
 from magicvideo_core.errors import RunError, StorageUnavailableError
 from magicvideo_core.filesystems import (
     creates_atomically,
@@ -99,12 +100,12 @@ class Storage:
         return _stored(uri, data)
 
     def write_together(self, objects: Sequence[tuple[str, bytes]]) -> list[StoredObject]:
-        """Store several objects (key, data) as `write` does, and wait for a disk once for all of them.
+        """Store several objects (key, data) as `write` does; a disk is waited for once, a distant store for some at once.
 
-        All of each or nothing of it is seen; after an error some may be there. On a distant store one after the other.
+        All of each or nothing of it is seen; after an error some may be there.
         """
         if not self._local:
-            return [self.write(key, data) for key, data in objects]
+            return list(map_concurrently(lambda each: self.write(*each), objects, self.num_readers))
         files = [(self.join(key), data) for key, data in objects]
         self._try(f"write {len(files)} objects below {self.uri}", lambda: write_files(files))
         return [_stored(uri, data) for uri, data in files]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from magicvideo_core.clips import Clip
 from magicvideo_core.manifest.artifacts import artifact_key_of
 from magicvideo_core.manifest.durable import read_latest
-from magicvideo_core.manifest.journal import write_record
+from magicvideo_core.manifest.journal import write_records
 from magicvideo_core.manifest.schema import ManifestRow
 from magicvideo_core.redact import redact
 from magicvideo_core.stages.given import is_given
@@ -49,8 +49,9 @@ class ReuseSource:
             and all(_same_bytes(rows, before[work.clip.clip_id]) for before in upstream.values())
         ]
         with ThreadPoolExecutor(_NUM_COPIES) as executor:
-            taken = executor.map(lambda pair: self._take_one(job, *pair), found)
-            return [row for row in taken if row is not None]
+            taken = [row for row in executor.map(lambda pair: self._take_one(job, *pair), found) if row is not None]
+        write_records(job.storage, taken)
+        return taken
 
     def count(self, stage: str, clips: Iterable[Clip]) -> int:
         """Return how many of these clips the other run has done by the same recipe; bytes are not looked at."""
@@ -69,6 +70,7 @@ class ReuseSource:
             return self._rows
 
     def _take_one(self, job: StageJob, work: ClipWork, row: ManifestRow) -> ManifestRow | None:
+        """Copy one artifact; returns its row, which is not in the journal yet, None where there is no such artifact."""
         key = artifact_key_of(row)
         if key is None:
             return None
@@ -81,7 +83,7 @@ class ReuseSource:
         if size_bytes != row.size_bytes:
             logger.warning("clip %s is computed: %s of %s is gone or cut", row.clip_id, key, redact(self._storage.uri))
             return None
-        own = terminal_row(
+        return terminal_row(
             job,
             work,
             "succeeded",
@@ -99,8 +101,6 @@ class ReuseSource:
             actor_id=row.actor_id,
             reused_from=redact(self._storage.uri),
         )
-        write_record(job.storage, own)
-        return own
 
 
 def _same_bytes(rows: Mapping[tuple[str, str], ManifestRow], row: ManifestRow) -> bool:

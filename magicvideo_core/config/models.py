@@ -34,9 +34,9 @@ class PoolConfig(_Frozen):
     storage_patience_s: float = Field(default=600.0, gt=0.0)
     recycle_after_clips: int = Field(default=0, ge=0)
     # Clips that the stage before has made and that wait for this one: at so many it starts no more.
-    max_waiting_clips: int = Field(default=64, ge=1)
+    max_waiting_clips: int = Field(default=128, ge=1)
     # So many clips at most go to an actor in one call, where each takes it milliseconds; 1: never more than a batch.
-    max_call_clips: int = Field(default=48, ge=1)
+    max_call_clips: int = Field(default=96, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> "PoolConfig":

@@ -19,7 +19,7 @@ def write_record(storage: Storage, row: ManifestRow) -> None:
 
 
 def write_records(storage: Storage, rows: Sequence[ManifestRow]) -> None:
-    """Write the records of several clips, a disk being waited for once; their artifacts must be durable before."""
+    """Write the records of several clips together; their artifacts must be durable before."""
     storage.write_together([_object(row) for row in rows])
 
 

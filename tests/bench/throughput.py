@@ -76,6 +76,8 @@ def measure(
     system: str, kind: str, num_clips: int, ideal_s: float, options: argparse.Namespace, folder: Path
 ) -> dict[str, float]:
     """Run one system in a process of its own, below `folder`; returns its figures."""
+    # Who waits for the disk would write what the system before has left in memory.
+    os.sync()
     with cluster(options.nodes) as address:
         load = make_load(kind, num_clips, ideal_s, options.full_size, Path(tempfile.mkdtemp(dir=folder)))
         command = [sys.executable, __file__, "--inside", system, json.dumps(asdict(load))]

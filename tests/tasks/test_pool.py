@@ -190,7 +190,7 @@ def test_clips_that_take_milliseconds_go_several_in_one_call() -> None:
 def test_what_a_call_waits_for_does_not_make_calls_smaller() -> None:
     class Waiting(ScriptedActor):
         def compute(self, number: int, works: Sequence[ClipWork], timeout_s: float) -> Spent:
-            time.sleep(0.06)
+            time.sleep(0.15)
             return super().compute(number, works, timeout_s)
 
     harness = Harness(succeed, kind=Waiting, max_call_clips=5)
@@ -201,7 +201,7 @@ def test_what_a_call_waits_for_does_not_make_calls_smaller() -> None:
 
 def test_clips_that_take_longer_go_one_by_one() -> None:
     def behave(actor: ScriptedActor, work: ClipWork) -> ManifestRow:
-        time.sleep(0.06)
+        time.sleep(0.15)
         return succeed(actor, work)
 
     harness = Harness(behave)
