@@ -25,7 +25,7 @@ _NEWEST = 0.3
 # A call to an actor takes milliseconds. Where clips do too, as many go into one call as compute in so long, once the
 # first few have shown it. What a call waits for the batch before to be stored does not count: with it, busy cores would
 # make for small calls, of which there are more, which keeps the cores busier.
-_CALL_S = 0.25
+_CALL_S = 0.15
 _FIRST_FEW = 8
 
 
